@@ -1,0 +1,1 @@
+"""The workshop: from data cards to an artifact directory. Never imports `serving`."""

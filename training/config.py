@@ -1,0 +1,162 @@
+"""Run configuration: typed, closed, defaults in the classes. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.errors import UserError
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class CompactShape(_Closed):
+    """Size of the encoder that is built when there is no pretrained one to start from."""
+
+    hidden_size: int = Field(256, ge=16)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    intermediate_size: int = Field(1024, ge=16)
+    vocabulary: int = Field(8000, ge=300)
+
+
+class ModelConfig(_Closed):
+    """What is fine-tuned."""
+
+    base: str = "training/encoder"
+    """A folder in Hugging Face's format, a model id on the hub, or `random` for an encoder without pretraining."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; the commit it resolves to is recorded in the artifact."""
+    max_tokens: int = Field(256, ge=16, le=512)
+    """Window length in tokens, the two control tokens included."""
+    overlap: int = Field(64, ge=0)
+    """Tokens that two neighbouring windows of a long text share."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    compact: CompactShape = CompactShape()
+    """Shape of the encoder that `base: random` builds."""
+
+
+class OptimConfig(_Closed):
+    """How it is fine-tuned."""
+
+    epochs: float = Field(8, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
+    head_learning_rate: float | None = Field(None, gt=0)
+    """Rate of the classification head; the encoder's when null."""
+    batch_size: int = Field(32, ge=1)
+    """Examples per optimiser step, dealt out over all processes and accumulated batches."""
+    gpu_batch_size: int | None = Field(128, ge=1)
+    """Examples per step where a GPU is there; `batch_size` when null."""
+    accumulation: int = Field(4, ge=1)
+    """Parts in which a step is computed on a CPU: short texts with short ones, so that little padding is computed."""
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps over which the rate rises."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    class_weight: Literal["none", "sqrt_inverse", "inverse"] = "sqrt_inverse"
+    """Weight of a label's positives: 1, sqrt(negatives/positives) or negatives/positives; at most the next key."""
+    max_class_weight: float = Field(10.0, ge=1)
+    patience: int = Field(3, ge=1)
+    """Evaluations without a better validation score before it stops."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` is bf16 where a GPU supports it and fp32 elsewhere."""
+
+
+class DataConfig(_Closed):
+    """What it learns from."""
+
+    sources: list[str] = ["data_cards/testimonies"]
+    """Cards (folders) or files."""
+    max_characters: int = Field(20_000, ge=1)
+    """Longer texts are reported, not cut."""
+    min_positives: int = Field(8, ge=1)
+    """A category with fewer positives in the training split cannot be learnt: an error."""
+    near_duplicate: float = Field(0.8, gt=0, le=1)
+    """Jaccard similarity of character 5-grams from which two texts count as the same across splits."""
+
+
+class RunConfig(_Closed):
+    """A whole run. Every key can be set on the command line: `--set optim.epochs=3`."""
+
+    name: str = Field("vigie-compact", pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    output: str = "artifacts/vigie-compact"
+    seed: int = Field(1, ge=0)
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+
+
+def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration file and apply `key=value` settings on top.
+
+    Args:
+        path: a YAML file; without one, the defaults.
+        settings: dotted `key=value` pairs, the value read as YAML.
+
+    Raises:
+        UserError: a file that cannot be read, an unknown key or a value out of range, by name.
+    """
+    tree: dict[str, Any] = {}
+    origin = "--set"
+    if path is not None:
+        origin = str(path)
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such configuration; the project's own are in configs/") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not valid YAML ({error})") from None
+        if not isinstance(tree, dict):
+            raise UserError(f"{path}: must hold keys and values, not a {type(tree).__name__}")
+    for setting in settings:
+        _apply(tree, setting)
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from None
+    if config.model.overlap >= config.model.max_tokens - 2:
+        raise UserError("model.overlap must be smaller than model.max_tokens - 2, so that windows advance")
+    return config
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML, ready to be run again with `--config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, separator, value = setting.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {setting}: write it as key=value, for example --set optim.epochs=3")
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--set {key}: {parent!r} is a value, not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {key}: the value is not valid YAML") from None
+
+
+def _explain(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; allowed here: {', '.join(_allowed(item['loc'][:-1]))}"
+    return f"{where}: {item['msg']} (got {item['input']!r})"
+
+
+def _allowed(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in location:
+        inner = model.model_fields[str(part)].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return list(model.model_fields)
