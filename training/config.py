@@ -75,8 +75,8 @@ class DataConfig(_Closed):
     """Cards (folders) or files."""
     max_characters: int = Field(20_000, ge=1)
     """Longer texts are reported, not cut."""
-    min_positives: int = Field(8, ge=1)
-    """A category with fewer positives in the training split cannot be learnt: an error."""
+    min_positives: int = Field(8, ge=0)
+    """A category with fewer positives in the training split cannot be learnt: an error. 0 trains all the same."""
     near_duplicate: float = Field(0.8, gt=0, le=1)
     """Jaccard similarity of character 5-grams from which two texts count as the same across splits."""
 

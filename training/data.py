@@ -97,12 +97,13 @@ def to_dataset(corpus: Corpus, labels: Labels) -> DatasetDict:
     splits = {}
     for name in SPLITS:
         chosen = corpus.split(name)
-        targets = label_matrix(chosen, labels)
-        rows = [
-            {"id": example.id, "text": example.text, "group": example.group or example.id, "targets": row.tolist()}
-            for example, row in zip(chosen, targets, strict=True)
-        ]
-        splits[name] = Dataset.from_list(rows, features=features)
+        columns = {
+            "id": [example.id for example in chosen],
+            "text": [example.text for example in chosen],
+            "group": [example.group or example.id for example in chosen],
+            "targets": label_matrix(chosen, labels).tolist(),
+        }
+        splits[name] = Dataset.from_dict(columns, features=features)
     return DatasetDict(splits)
 
 
@@ -227,7 +228,7 @@ def _check_learnable(examples: Sequence[Example], labels: Labels, minimum: int, 
                     None,
                     None,
                     f"{label}: {positives} positive text{'s' * (positives != 1)}, too few to learn from "
-                    f"(data.min_positives is {minimum}); add examples or another --data",
+                    f"(data.min_positives is {minimum}); add examples, another --data, or --set data.min_positives=0",
                 )
             )
     return problems

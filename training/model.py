@@ -76,7 +76,7 @@ def load_base(config: ModelConfig, labels: Labels, texts: Sequence[str] = ()) ->
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = AutoModelForSequenceClassification.from_pretrained(
-            source, revision=revision, **_head(labels), classifier_dropout=config.dropout
+            source, revision=revision, **_head(labels), **_dropout(config)
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.base {config.base!r} cannot be loaded: {str(error).splitlines()[0]}") from None
@@ -182,6 +182,11 @@ def _head(labels: Labels) -> dict[str, Any]:
     }
 
 
+def _dropout(config: ModelConfig) -> dict[str, float]:
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    return dict.fromkeys(names, config.dropout)
+
+
 def _locate(config: ModelConfig) -> tuple[str, str | None]:
     """A local folder as it stands; a hub model with the commit its revision resolves to."""
     if (Path(config.base) / "config.json").is_file():
@@ -238,7 +243,7 @@ def _random_base(config: ModelConfig, labels: Labels, texts: Sequence[str]) -> B
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        classifier_dropout=config.dropout,
+        **_dropout(config),
         **_head(labels),
     )
     return BaseModel(CamembertForSequenceClassification(shape), tokenizer, "random", None, False)

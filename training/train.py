@@ -105,7 +105,7 @@ def fit(
         args=_arguments(config, checkpoints),
         train_dataset=inputs["train"],
         # Of similar length side by side, so that little padding is scored.
-        eval_dataset=inputs["validation"].sort("length"),
+        eval_dataset=inputs["validation"].select(np.argsort(inputs["validation"]["length"], kind="stable")),
         processing_class=base.tokenizer,
         data_collator=DataCollatorWithPadding(base.tokenizer),
         compute_loss_func=MaskedLoss(weights),
