@@ -5,9 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import Annotated, Any
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, ORJSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.batcher import Batcher, EngineError
@@ -100,7 +101,7 @@ def create_app(limits: Limits) -> FastAPI:
         except EngineError as error:
             return _error(500, f"scoring failed ({error}); the texts were not kept")
         predictions = state.classifier.answers(scores, operating_point=body.operating_point)
-        return ORJSONResponse({"model": state.model, "predictions": predictions})
+        return _json({"model": state.model, "predictions": predictions})
 
     @app.get("/labels", summary="Ids, French names, definitions, law and help lines")
     async def labels() -> dict[str, Any]:
@@ -155,8 +156,12 @@ def _fault(item: dict[str, Any]) -> str:
     return f"{where.lstrip('.') or 'the body'}: {item['msg'].lower()}"
 
 
-def _error(status: int, message: str) -> ORJSONResponse:
-    return ORJSONResponse({"error": {"message": message}}, status_code=status)
+def _error(status: int, message: str) -> Response:
+    return _json({"error": {"message": message}}, status)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status_code=status, media_type="application/json")
 
 
 def _start_page(model: dict[str, str]) -> str:
