@@ -1,6 +1,6 @@
 """From sources to a checked dataset: every row read, every problem reported at once, splits kept apart by group.
 
-`python -m training.data CARD-OR-FILE` prints what a source holds and how sound it is (see training.audit).
+`python -m training.audit CARD` prints how sound a corpus is.
 """
 
 from __future__ import annotations
