@@ -81,7 +81,7 @@ def corpus_rows(count: int = 160, seed: int = 0) -> list[dict[str, Any]]:
     for index in range(count):
         category = [*_SUBJECTS, None][index % 5]
         words = [_SUBJECTS.get(category or "", _ORDINARY), chance.choice(_PLACES), chance.choice(_TIMES)]
-        words += ["numéro", str(index), chance.choice(_COLOURS), str(chance.random())]
+        words += ["numéro", str(index), chance.choice(_COLOURS), "".join(chance.choices("bcdfgmnprstaeiou", k=12))]
         rows.append(
             {
                 "id": f"r{index}",

@@ -33,73 +33,10 @@ from training.similarity import near_duplicates
 
 WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
 FUNCTION_WORDS = frozenset(
-    [
-        "le",
-        "la",
-        "les",
-        "l",
-        "un",
-        "une",
-        "des",
-        "de",
-        "du",
-        "d",
-        "et",
-        "ou",
-        "à",
-        "a",
-        "au",
-        "aux",
-        "en",
-        "dans",
-        "sur",
-        "pour",
-        "par",
-        "avec",
-        "sans",
-        "que",
-        "qu",
-        "qui",
-        "ne",
-        "n",
-        "pas",
-        "je",
-        "j",
-        "tu",
-        "t",
-        "il",
-        "elle",
-        "on",
-        "nous",
-        "vous",
-        "ils",
-        "elles",
-        "c",
-        "ce",
-        "cet",
-        "cette",
-        "ça",
-        "ca",
-        "est",
-        "es",
-        "suis",
-        "ma",
-        "mon",
-        "mes",
-        "ta",
-        "ton",
-        "tes",
-        "sa",
-        "son",
-        "ses",
-        "me",
-        "m",
-        "te",
-        "se",
-        "s",
-        "y",
-        "mais",
-    ]
+    WORD.findall(
+        "le la les l un une des de du d et ou à a au aux en dans sur pour par avec sans que qu qui ne n pas je j tu t "
+        "il elle on nous vous ils elles c ce cet cette ça ca est es suis ma mon mes ta ton tes sa son ses me m te se s y"
+    )
 )
 PERSONAL = {
     "link": re.compile(r"https?://|www\.", re.IGNORECASE),
@@ -145,31 +82,37 @@ class Check:
     met: bool
 
 
-def audit(card: Path, labels: Labels) -> tuple[list[Check], dict[str, Any]]:
-    """Every check of a card, and further findings that are neither met nor missed.
+def audit(card: Path, labels: Labels) -> list[Check]:
+    """Every check of a card against its quotas.
 
     Raises:
         UserError: the card or its data cannot be read.
     """
+    corpus, quotas = load_corpus([str(card)], labels, DataConfig()), _quotas(card)
+    checks = [*_counts(corpus, quotas, labels), *_spellings(corpus, quotas), *_lengths(corpus, quotas)]
+    return [*checks, *_duplicates(corpus, quotas), *_personal_data(corpus), *_language(corpus)]
+
+
+def findings(card: Path, labels: Labels) -> dict[str, Any]:
+    """What is worth knowing of a corpus and neither met nor missed: vocabulary, give-away traits, agreement."""
     corpus = load_corpus([str(card)], labels, DataConfig())
+    return {
+        "vocabulary": _vocabulary(corpus),
+        "give_away": give_aways(corpus, labels),
+        "agreement": agreement(card, labels),
+    }
+
+
+def _quotas(card: Path) -> Quotas:
     header = read_header(card / "README.md")
     try:
-        quotas = Quotas.model_validate((header.get("vigie") or {}).get("quotas") or {})
+        return Quotas.model_validate((header.get("vigie") or {}).get("quotas") or {})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise UserError(f"{card}/README.md: vigie.quotas.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    extras = _metadata(corpus)
-    checks = [*_counts(corpus, quotas, labels), *_spellings(corpus, quotas, extras), *_lengths(corpus, quotas)]
-    checks += [*_duplicates(corpus, quotas), *_personal_data(corpus), *_language(corpus)]
-    findings = {
-        "vocabulary": _vocabulary(corpus),
-        "give_away": give_aways(corpus, labels, extras),
-        "agreement": agreement(card, labels),
-    }
-    return checks, findings
 
 
-def give_aways(corpus: Corpus, labels: Labels, extras: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def give_aways(corpus: Corpus, labels: Labels) -> dict[str, dict[str, Any]]:
     """How well each label can be told on the test split from length, from the register, and from single words alone.
 
     Returns:
@@ -179,7 +122,7 @@ def give_aways(corpus: Corpus, labels: Labels, extras: dict[str, dict[str, Any]]
     from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    train, test = corpus.split("train"), corpus.split("test")
+    train, test, extras = corpus.split("train"), corpus.split("test"), _metadata(corpus)
     views: dict[str, Callable[[Example], dict[str, float]]] = {
         "length": lambda example: {"log words": float(np.log(len(example.text.split()) + 1))},
         "register": lambda example: {f"register {extras[example.id].get('register')}": 1.0},
@@ -250,7 +193,8 @@ def _counts(corpus: Corpus, quotas: Quotas, labels: Labels) -> Iterator[Check]:
         yield _near(f"split {split}", len(corpus.split(split)) / total, share, quotas.tolerance)
 
 
-def _spellings(corpus: Corpus, quotas: Quotas, extras: dict[str, dict[str, Any]]) -> Iterator[Check]:
+def _spellings(corpus: Corpus, quotas: Quotas) -> Iterator[Check]:
+    extras = _metadata(corpus)
     for name, wanted, direct in (
         ("direct texts with evasive spelling", quotas.obfuscated_direct, True),
         ("other texts with evasive spelling", quotas.obfuscated_rest, False),
@@ -349,22 +293,22 @@ def _near(what: str, found: float, wanted: float, tolerance: float) -> Check:
     return Check(what, f"{found:.1%}", f"{wanted:.0%} ± {tolerance:.0%}", abs(found - wanted) <= tolerance)
 
 
-def _print(checks: Sequence[Check], findings: dict[str, Any]) -> None:
+def _print(checks: Sequence[Check], found: dict[str, Any]) -> None:
     for check in checks:
         print(f"{'ok  ' if check.met else 'MISS'} {check.what:48}{check.found:>22}   wanted {check.wanted}")
     print("\nshare of a split's words that training has seen: running words / distinct words")
-    for split, shares in findings["vocabulary"].items():
+    for split, shares in found["vocabulary"].items():
         print(f"  {split:12}{shares['running']:.1%} / {shares['distinct']:.1%}")
     print(
         "\naverage precision on test from one trait alone (base rate | length | register | single words), telling words"
     )
-    for label, row in findings["give_away"].items():
+    for label, row in found["give_away"].items():
         figures = " | ".join(f"{row[name]:.2f}" for name in ("base_rate", "length", "register", "words"))
         print(f"  {label:20}{figures}   {', '.join(row['telling_words'][:8])}")
-    found = findings["agreement"]
-    if found:
-        print(f"\nKrippendorff's alpha, two labellings of {found['texts']} texts ({found['differing']} differ)")
-        for label, value in found["alpha"].items():
+    agreed = found["agreement"]
+    if agreed:
+        print(f"\nKrippendorff's alpha, two labellings of {agreed['texts']} texts ({agreed['differing']} differ)")
+        for label, value in agreed["alpha"].items():
             print(f"  {label:20}{'undefined' if value is None else f'{value:.3f}'}")
 
 
@@ -374,10 +318,11 @@ def main() -> int:
     parser.add_argument("card", type=Path, nargs="?", default=Path("data_cards/testimonies"))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     arguments = parser.parse_args()
-    checks, findings = audit(arguments.card, load_labels())
-    _print(checks, findings)
+    labels = load_labels()
+    checks, found = audit(arguments.card, labels), findings(arguments.card, labels)
+    _print(checks, found)
     if arguments.json:
-        value = {"checks": [vars(check) for check in checks], **findings}
+        value = {"checks": [vars(check) for check in checks], **found}
         arguments.json.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     missed = sum(not check.met for check in checks)
     print(f"\n{len(checks) - missed} of {len(checks)} checks met")

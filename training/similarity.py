@@ -27,15 +27,23 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[in
     sets = [grams(text) for text in texts]
     frequency = Counter(gram for item in sets for gram in item)
     seen_by: dict[str, list[int]] = defaultdict(list)
+    ends: list[tuple[int, str]] = []
+    beyond: list[int] = []
     for j, item in enumerate(sets):
-        rarest_first = sorted(item, key=lambda gram: (frequency[gram], gram))
+        rarest_first = sorted((frequency[gram], gram) for gram in item)
         prefix = rarest_first[: len(item) - math.ceil(threshold * len(item)) + 1]
-        candidates = {i for gram in prefix for i in seen_by[gram]}
-        for i in sorted(candidates):
+        ends.append(prefix[-1])
+        beyond.append(len(item) - len(prefix))
+        shared = Counter(i for _, gram in prefix for i in seen_by[gram])
+        for i, count in sorted(shared.items()):
+            # What both hold up to where the first prefix ends is counted; the rest lies beyond that prefix.
+            most = count + beyond[i if ends[i] < ends[j] else j]
+            if most * (1 + threshold) < threshold * (len(sets[i]) + len(item)):
+                continue
             similarity = jaccard(sets[i], item)
             if similarity >= threshold:
                 yield i, j, similarity
-        for gram in prefix:
+        for _, gram in prefix:
             seen_by[gram].append(j)
 
 
