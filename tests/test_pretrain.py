@@ -160,12 +160,57 @@ def test_neighbours_get_similar_vectors() -> None:
     assert not np.allclose(vectors[0], vectors[7])
 
 
+def test_positions_start_out_ordered() -> None:
+    """The nearer two positions, the more alike their vectors: attention finds neighbours without learning where."""
+    table = p.sinusoids(64, 32)
+    likeness = table @ table[20]
+    assert likeness[20] > likeness[21] > likeness[22]
+    assert likeness[18] == pytest.approx(likeness[22])
+    assert table.std() == pytest.approx(0.05, rel=0.3)
+
+
+def test_a_tokenizer_of_another_kind_is_refused(corpus: Path, tmp_path: Path) -> None:
+    """One without the special tokens cannot frame or mask a window."""
+    Tokenizer.from_str('{"model": {"type": "BPE", "vocab": {"</s>": 0}, "merges": []}}').save(
+        str(tmp_path / "tokenizer.json")
+    )
+    with pytest.raises(UserError, match="the tokenizer has no <s>"):
+        p.prepare(settings(corpus, tmp_path, tokenizer=str(tmp_path)), folder=tmp_path)
+
+
 def test_documents_of_chosen_origins_are_read(tmp_path: Path) -> None:
     """Line i of the origins' file names document i; blank lines part documents."""
     (tmp_path / "texts.txt").write_text("un\ndeux\n\ntrois\n\n\nquatre\n", encoding="utf-8")
     (tmp_path / "origins.txt").write_text("novel\nspeech\nnovel\n", encoding="utf-8")
     source = p.Source(name="s", path="texts.txt", documents="origins.txt", only=["novel"])
     assert list(p.read_texts(source, tmp_path)) == [("novel", "un"), ("novel", "deux"), ("novel", "quatre")]
+
+
+def test_without_heldout_files_every_hundredth_text_is_kept_out(tmp_path: Path) -> None:
+    """What perplexity is measured on is never trained on."""
+    (tmp_path / "n.txt").write_text("\n".join(str(n) for n in range(1, 251)), encoding="utf-8")
+    config = settings(tmp_path, tmp_path, data=[{"name": "n", "path": "n.txt"}], heldout=[])
+    assert list(p.heldout_texts(config)) == [("n", "100"), ("n", "200")]
+    seen = list(p.training_texts(config, config.data[0]))
+    assert len(seen) == 248
+    assert "100" not in seen
+
+
+def test_the_tokenizer_sees_sources_by_weight(tmp_path: Path) -> None:
+    """A source too small for its share comes back three times, a large one is sampled."""
+    (tmp_path / "small.txt").write_text("petit\n" * 10, encoding="utf-8")
+    (tmp_path / "large.txt").write_text("grand\n" * 4000, encoding="utf-8")
+    sources = [{"name": "s", "path": "small.txt"}, {"name": "l", "path": "large.txt"}]
+    config = settings(tmp_path, tmp_path, data=sources, tokenizer_megabytes=0.01)
+    texts = list(p.sample_for_tokenizer(config))
+    assert texts.count("petit") == 30
+    assert 900 < texts.count("grand") < 1100
+
+
+def test_a_missing_heldout_file_is_said_at_the_start(corpus: Path, tmp_path: Path) -> None:
+    """Not after the training."""
+    with pytest.raises(UserError, match=r"absent.txt: no such file \(source 'h'"):
+        p.prepare(settings(corpus, tmp_path, heldout=[{"name": "h", "path": "absent.txt"}]), folder=tmp_path)
 
 
 def test_a_column_of_a_table_is_read(tmp_path: Path) -> None:
@@ -215,6 +260,7 @@ def test_own_files_replace_the_configured_sources(corpus: Path, tmp_path: Path) 
         ["--data", str(corpus / "plain.txt"), "--output", str(tmp_path), "--set", "max_steps=1"]
     )
     assert [source.path for source in config.data] == [str(corpus / "plain.txt")]
+    assert config.heldout == []
     assert (config.output, resume) == (str(tmp_path), False)
 
 
@@ -232,7 +278,8 @@ def test_missing_text_and_existing_runs_are_said(corpus: Path, tmp_path: Path) -
     for name, message in (("absent.txt", "no such file"), ("empty.txt", "holds no text")):
         with pytest.raises(UserError, match=message):
             source = p.Source(name="s", path=name)
-            p.tokenize_source(source, root=tmp_path, tokenizer=tokenizer, folder=tmp_path / "tokens")
+            config = settings(tmp_path, tmp_path)
+            p.tokenize_source(config, source, tokenizer=tokenizer, folder=tmp_path / "tokens")
     with pytest.raises(UserError, match="--resume: there is no"):
         p.pretrain(settings(corpus, tmp_path), resume=True, log=silent)
     (tmp_path / "checkpoint.pt").touch()

@@ -35,7 +35,7 @@ WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
 FUNCTION_WORDS = frozenset(
     WORD.findall(
         "le la les l un une des de du d et ou à a au aux en dans sur pour par avec sans que qu qui ne n pas je j tu t "
-        "il elle on nous vous ils elles c ce cet cette ça ca est es suis ma mon mes ta ton tes sa son ses me m te se s y"
+        "il elle on nous vous ils elles c ce cet cette ça ca est es suis ma mon mes ta ton tes sa son ses me m te se s"
     )
 )
 PERSONAL = {

@@ -7,17 +7,28 @@ columns to read and how a corpus with other labels maps onto ours.
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from training.errors import UserError
 from training.labels import Labels
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("text", "labels", "minor_involved", "voice", "id", "group", "split")
+COMPARISON = re.compile(r"(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)")
+"""A value of a condition that compares numbers instead of naming one, such as `>=2.5`."""
+_Conditions = dict[str, list[str]]
+_Tolerable = Literal[
+    "broken", "empty", "mojibake", "control_characters", "contradictions", "duplicates", "near_duplicates"
+]
+_log = logging.getLogger(__name__)
 
 
 class _Closed(BaseModel):
@@ -28,8 +39,16 @@ class Rule(_Closed):
     """`label` holds where every column of `when` has one of the listed values, and no column of `unless` has."""
 
     label: str
-    when: dict[str, list[str]]
-    unless: dict[str, list[str]] = {}
+    when: _Conditions
+    unless: _Conditions = {}
+
+
+class Undecided(_Closed):
+    """`labels` stay unlabelled where these conditions hold, in a card that annotates them elsewhere."""
+
+    labels: list[str]
+    when: _Conditions
+    unless: _Conditions = {}
 
 
 class Mapping(_Closed):
@@ -43,13 +62,37 @@ class Mapping(_Closed):
     rules: list[Rule] = []
     annotates: list[str] = []
     """Labels that the rules decide; all others stay unlabelled rather than negative."""
+    undecided: list[Undecided] = []
+    """Rows in which some of those labels are left open after all."""
     multi_value: dict[str, str] = {}
     """Column → separator, for columns that hold several values, such as `hateful_abusive`."""
-    skip: dict[str, list[str]] = {}
+    skip: _Conditions = {}
     """Rows to leave out: column → values."""
+    values: dict[str, list[str]] = {}
+    """Column → every value it may hold. Another one is told, rather than quietly taken for a negative."""
+    splits: dict[str, Literal["train", "validation", "test"]] = {}
+    """The corpus's name of a split → ours, for its `split` column."""
+    tolerate: list[_Tolerable] = []
+    """Faults of a corpus that nobody here can mend: their rows are left out and counted, instead of refused."""
+    quotas: dict[str, Any] = {}
+    """What the corpus promises to hold; read by training.audit."""
     separator: str | None = Field(None, min_length=1, max_length=1)
     obtain: str | None = None
     """How to get the files, shown where they are missing."""
+    _left_out: set[tuple[str, int]] = PrivateAttr(default_factory=set)
+
+    def leave_out(self, file: str, line: int) -> None:
+        """Leave a tolerated row out of what is read."""
+        self._left_out.add((file, line))
+
+    def leaves_out(self, file: str, line: int) -> bool:
+        return (file, line) in self._left_out
+
+    def conditions(self) -> Iterator[tuple[str, list[str]]]:
+        """Every column that decides something, with the values asked for."""
+        entries: list[Rule | Undecided] = [*self.rules, *self.undecided]
+        for part in (self.skip, *(entry.when for entry in entries), *(entry.unless for entry in entries)):
+            yield from part.items()
 
 
 class DataFile(_Closed):
@@ -67,6 +110,8 @@ class Source(_Closed):
     mapping: Mapping = Mapping()
     version: str | None = None
     license: str | None = None
+    left_out: dict[str, int] = {}
+    """Rows that the card tolerates and that are not read, by kind."""
 
     def sha256(self) -> str:
         """Hash over the bytes of all files, in order."""
@@ -106,13 +151,29 @@ def _read_card(folder: Path, labels: Labels) -> Source:
     if missing:
         hint = mapping.obtain or "the card says where to get them"
         raise UserError(f"{folder}: {', '.join(missing)} not in place; {hint}")
-    return Source(
+    source = Source(
         name=folder.resolve().name,
         files=files,
         mapping=mapping,
         version=str(header["version"]) if "version" in header else None,
         license=header.get("license"),
     )
+    if mapping.tolerate:
+        _leave_out(source, folder, labels)
+    return source
+
+
+def _leave_out(source: Source, folder: Path, labels: Labels) -> None:
+    """Find the rows that the card tolerates, and say how many there are."""
+    from training.rows import tolerated
+
+    rows = tolerated(source, labels)
+    for file, line in rows:
+        source.mapping.leave_out(file, line)
+    source.left_out = dict(Counter(rows.values()).most_common())
+    if rows:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in source.left_out.items())
+        _log.warning("%s: left out %d rows that the card tolerates: %s", folder, len(rows), kinds)
 
 
 def read_header(readme: Path) -> dict[str, Any]:
@@ -159,9 +220,15 @@ def _check_mapping(readme: Path, mapping: Mapping, labels: Labels) -> None:
     for column in mapping.columns:
         if column not in COLUMNS:
             raise UserError(f"{readme}: vigie.columns: {column!r} is not ours; allowed: {', '.join(COLUMNS)}")
-    for label in [*mapping.annotates, *(rule.label for rule in mapping.rules)]:
+    undecided = [label for entry in mapping.undecided for label in entry.labels]
+    decided = [rule.label for rule in mapping.rules]
+    for label in [*mapping.annotates, *decided, *undecided]:
         if label not in labels.ids:
             raise UserError(f"{readme}: vigie: unknown label {label!r}; allowed: {', '.join(labels.ids)}")
-    undeclared = {rule.label for rule in mapping.rules} - set(mapping.annotates)
-    if undeclared:
-        raise UserError(f"{readme}: vigie.annotates: lacks {sorted(undeclared)[0]!r}, which a rule decides")
+    for label in sorted({*decided, *undecided} - set(mapping.annotates)):
+        section = "rules" if label in decided else "undecided"
+        raise UserError(f"{readme}: vigie.annotates: lacks {label!r}, which vigie.{section} names")
+    for column, wanted in mapping.conditions():
+        for value in wanted:
+            if value[:1] in ("<", ">") and not COMPARISON.fullmatch(value):
+                raise UserError(f"{readme}: vigie: {column}: {value!r} compares with no number; write it as '>=2.5'")
