@@ -97,6 +97,7 @@ def findings(card: Path, labels: Labels) -> dict[str, Any]:
     """What is worth knowing of a corpus and neither met nor missed: vocabulary, give-away traits, agreement."""
     corpus = load_corpus([str(card)], labels, DataConfig())
     return {
+        "composition": _composition(corpus, labels),
         "vocabulary": _vocabulary(corpus),
         "give_away": give_aways(corpus, labels),
         "agreement": agreement(card, labels),
@@ -241,6 +242,21 @@ def _language(corpus: Corpus) -> Iterator[Check]:
     yield Check("texts that do not look French", ", ".join(held[:5]) if held else "0", "0", not held)
 
 
+def _composition(corpus: Corpus, labels: Labels) -> dict[str, dict[str, dict[str, int]]]:
+    """Trait → value → texts, in all and by split; the traits are voice and what the card keeps as metadata."""
+    extras = _metadata(corpus)
+    read: dict[str, Callable[[Example], str]] = {"voice": lambda example: _voice(example, labels)}
+    for column in ("register", "region", "group"):
+        read[column] = lambda example, column=column: str(extras[example.id].get(column))  # type: ignore[misc]
+    return {
+        trait: {
+            value: {"all": count} | {split: sum(of(e) == value for e in corpus.split(split)) for split in SPLITS}
+            for value, count in Counter(of(example) for example in corpus.examples).most_common()
+        }
+        for trait, of in read.items()
+    }
+
+
 def _vocabulary(corpus: Corpus) -> dict[str, dict[str, float]]:
     """Share of a split's words, as running words and as distinct ones, that training has seen."""
     seen = {word for example in corpus.split("train") for word in _words(example.text)}
@@ -296,6 +312,10 @@ def _near(what: str, found: float, wanted: float, tolerance: float) -> Check:
 def _print(checks: Sequence[Check], found: dict[str, Any]) -> None:
     for check in checks:
         print(f"{'ok  ' if check.met else 'MISS'} {check.what:48}{check.found:>22}   wanted {check.wanted}")
+    for trait, values in found["composition"].items():
+        print(f"\n{trait}: texts, and by split ({', '.join(SPLITS)})")
+        for value, row in values.items():
+            print(f"  {value:14}{row['all']:>6}   " + " ".join(f"{row[split]:>5}" for split in SPLITS))
     print("\nshare of a split's words that training has seen: running words / distinct words")
     for split, shares in found["vocabulary"].items():
         print(f"  {split:12}{shares['running']:.1%} / {shares['distinct']:.1%}")
