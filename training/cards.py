@@ -55,13 +55,13 @@ class Mapping(_Closed):
     """The `vigie` section of a card."""
 
     columns: dict[str, str] = {}
-    """Our column → the file's column, where the names differ."""
+    """Our column → the file's column, where the names differ. With `annotates`, only `text` and these are ours."""
     metadata: list[str] = []
     """Further columns of the file that are kept out of training."""
     ignore_other_columns: bool = False
     rules: list[Rule] = []
     annotates: list[str] = []
-    """Labels that the rules decide; all others stay unlabelled rather than negative."""
+    """Labels that the card decides, negative where no rule says positive; all others stay unlabelled."""
     undecided: list[Undecided] = []
     """Rows in which some of those labels are left open after all."""
     multi_value: dict[str, str] = {}
@@ -173,7 +173,8 @@ def _leave_out(source: Source, folder: Path, labels: Labels) -> None:
     source.left_out = dict(Counter(rows.values()).most_common())
     if rows:
         kinds = ", ".join(f"{count} {kind}" for kind, count in source.left_out.items())
-        _log.warning("%s: left out %d rows that the card tolerates: %s", folder, len(rows), kinds)
+        plural = "s" * (len(rows) != 1)
+        _log.warning("%s: left out %d row%s that the card tolerates: %s", folder, len(rows), plural, kinds)
 
 
 def read_header(readme: Path) -> dict[str, Any]:

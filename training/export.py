@@ -208,6 +208,7 @@ def _describe(trained: Trained, folder: Path) -> dict[str, Any]:
                 "version": source.version,
                 "license": source.license,
                 "sha256": source.sha256(),
+                "left_out": source.left_out,
             }
             for source in trained.corpus.sources
         ],

@@ -174,11 +174,18 @@ class _Row:
         self.kinds[message] = kind
 
     def _get(self, column: str) -> Any:
-        value = _lookup(self.values, self.mapping.columns.get(column, column))
+        value = self._find(column)
         return None if value is _MISSING else value
 
     def _present(self, column: str) -> bool:
-        return _lookup(self.values, self.mapping.columns.get(column, column)) is not _MISSING
+        return self._find(column) is not _MISSING
+
+    def _find(self, column: str) -> Any:
+        """Our column. A corpus with labels of its own may mean something else by `group` or `split`: it must say so."""
+        name = self.mapping.columns.get(column, column)
+        if self.mapping.annotates and column != "text" and column not in self.mapping.columns:
+            return _MISSING
+        return _lookup(self.values, name)
 
     def check_columns(self) -> None:
         """Every column that the card reads to decide something is there and holds what the card expects."""
@@ -346,7 +353,8 @@ def _lookup(values: dict[str, Any], column: str) -> Any:
 
 
 def _held(values: dict[str, Any], column: str, mapping: Mapping) -> set[str]:
-    value = str(_lookup(values, column))
+    found = _lookup(values, column)
+    value = "" if found is None else str(found)
     separator = mapping.multi_value.get(column)
     return {item.strip() for item in (value.split(separator) if separator else [value])}
 
