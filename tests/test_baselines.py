@@ -1,0 +1,237 @@
+"""training.baselines: the table that the encoder must win, on an invented corpus and with the tiniest models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import TINY, corpus_rows
+from training import baselines
+from training.config import RunConfig, load_config
+from training.data import load_corpus
+from training.labels import Labels
+from training.model import load_base, score, windows_of
+
+Rows = Callable[[Path, list[Any]], Path]
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory, write_jsonl: Rows) -> Path:
+    """Large enough for thresholds: twelve positives a category in validation."""
+    return write_jsonl(tmp_path_factory.mktemp("baselines") / "rows.jsonl", corpus_rows(400))
+
+
+@pytest.fixture(scope="module")
+def task(rows_file: Path, artifact: Path, labels: Labels) -> baselines.Task:
+    """The tiny artifact stands in for the pretrained encoder."""
+    quick = ["data.near_duplicate=0.99", "optim.epochs=1", "optim.batch_size=40"]
+    config = load_config(None, [*TINY, *quick, f"model.base={artifact}"])
+    return baselines.Task(config, load_corpus([str(rows_file)], labels, config.data), labels)
+
+
+@pytest.fixture(scope="module")
+def result(task: baselines.Task) -> dict[str, Any]:
+    return baselines.compare(task, list(baselines.SYSTEMS), seeds=2, split="test")
+
+
+def mean(result: dict[str, Any], name: str, key: str = "macro_average_precision") -> float:
+    value = result["systems"][name]["summary"][key]["mean"]
+    assert isinstance(value, float)
+    return value
+
+
+def test_the_table_holds_each_system(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """What depends on a seed with its spread, what does not without; every figure of every run in the result."""
+    baselines.print_table(result)
+    printed = capsys.readouterr().out
+    assert printed.startswith("test: 60 texts in 6 groups, macro over 4 categories")
+    lines = {line.split()[0]: line for line in printed.splitlines()[2:] if "−" not in line and line[0] != " "}
+    runs = {name: line.split()[1] for name, line in lines.items()}
+    assert runs == {"encoder": "2", "random": "2", "tfidf": "1", "frozen": "1", "majority": "1"}
+    # No text of this corpus is direct, so its recall is undefined.
+    assert lines["random"].count("±") == 5 and "±" not in lines["tfidf"] and all("–" in line for line in lines.values())
+    for system in result["systems"].values():
+        for run in system["runs"]:
+            assert run["macro_average_precision"] is not None and run["fit_seconds"] > 0 and run["ms_per_text"] > 0
+    assert [run["seed"] for run in result["systems"]["encoder"]["runs"]] == [1, 2]
+
+
+def test_tfidf_beats_majority(result: dict[str, Any]) -> None:
+    """Every category has words of its own. Majority flags a fifth rightly: AP 1/5, F1 2 · 1/5 / (1 + 1/5) = 1/3."""
+    assert mean(result, "tfidf") > 0.99 and mean(result, "tfidf", "macro_f1") > 0.9
+    assert mean(result, "majority") == pytest.approx(1 / 5)
+    assert mean(result, "majority", "macro_f1") == pytest.approx(1 / 3)
+
+
+def test_the_encoder_starts_from_its_base_and_random_does_not(task: baselines.Task) -> None:
+    """With a learning rate of next to nothing, fine-tuning gives the base back."""
+    config = task.config.model_copy(deep=True)
+    config.optim.learning_rate = 1e-12
+    still = baselines.Task(config, task.corpus, task.labels)
+    base, texts = load_base(config.model, task.labels), task.texts("test")
+    expected = score(base.model, base.tokenizer, texts, windows_of(config.model, base.tokenizer), task.labels)
+    assert baselines.SYSTEMS["encoder"](still)[0](texts) == pytest.approx(expected, abs=1e-4)
+    assert not np.allclose(baselines.SYSTEMS["random"](still)[0](texts), expected, atol=0.1)
+
+
+def test_the_difference_is_that_of_the_table(result: dict[str, Any]) -> None:
+    values = result["differences"]["mean of the seeds"]
+    assert values["difference"] == pytest.approx(mean(result, "encoder") - mean(result, "tfidf"))
+    assert values["low"] <= values["difference"] <= values["high"]
+
+
+def test_the_encoder_is_what_train_exports(artifact: Path, tiny_config: RunConfig, labels: Labels) -> None:
+    """Same configuration, data and seed: the figures of the artifact's metrics.json."""
+    corpus = load_corpus(tiny_config.data.sources, labels, tiny_config.data)
+    table = baselines.compare(baselines.Task(tiny_config, corpus, labels), ["encoder"], seeds=1, split="test")
+    expected = json.loads((artifact / "metrics.json").read_text(encoding="utf-8"))["test"]["macro"]
+    assert mean(table, "encoder") == pytest.approx(expected["average_precision"])
+    assert table["differences"] == {}
+
+
+def test_fresh_weights_keep_the_architecture_and_forget_the_rest(task: baselines.Task) -> None:
+    base = load_base(task.config.model, task.labels)
+    fresh = baselines.fresh_weights(base, 1)
+    assert fresh.model.config is base.model.config and fresh.tokenizer is base.tokenizer and not fresh.pretrained
+    ours, theirs = fresh.model.state_dict(), base.model.state_dict()
+    assert {name: values.shape for name, values in ours.items()} == {name: v.shape for name, v in theirs.items()}
+    assert not any(torch.equal(ours[name], theirs[name]) for name in ours if name.endswith("query.weight"))
+    again = baselines.fresh_weights(base, 1).model.state_dict()
+    assert all(torch.equal(ours[name], again[name]) for name in ours)
+
+
+def test_pooled_states_do_not_depend_on_the_neighbours(task: baselines.Task) -> None:
+    """A text of several windows, one of a single word and none at all: padding is not part of the mean."""
+    base = load_base(task.config.model, task.labels)
+    base.model.eval()
+    windows = windows_of(task.config.model, base.tokenizer)
+    texts = ["il insulte les gens " * 20, "bus", ""]
+    together = baselines.mean_states(base, windows, texts)
+    assert together.shape == (3, 32)
+    for text, states in zip(texts, together, strict=True):
+        assert states == pytest.approx(baselines.mean_states(base, windows, [text])[0], abs=1e-6)
+    with torch.inference_mode():
+        ids = torch.tensor(
+            [[windows.bos_id, *base.tokenizer("bus", add_special_tokens=False).input_ids, windows.eos_id]]
+        )
+        alone = base.model.base_model(input_ids=ids).last_hidden_state[0].mean(0)
+    assert together[1] == pytest.approx(alone.numpy(), abs=1e-6)
+
+
+def test_undecided_rows_are_left_out() -> None:
+    """The -100 row says the opposite of the others; with it the order would turn round."""
+
+    class Classifier:
+        def fit(self, features: np.ndarray, target: np.ndarray) -> Classifier:
+            assert features.tolist() == [[0.0], [1.0]] and target.tolist() == [0.0, 1.0]
+            return self
+
+        def decision_function(self, features: np.ndarray) -> np.ndarray:
+            return features[:, 0]
+
+    features = np.array([[0.0], [5.0], [1.0]])
+    decide = baselines._fit_label(Classifier(), features, np.array([0.0, -100.0, 1.0]))
+    assert decide(features).tolist() == [0.0, 5.0, 1.0]
+    never = baselines._fit_label(None, features, np.array([0.0, -100.0, 0.0]))
+    assert never(features).tolist() == [-5.0] * 3
+
+
+def test_the_spread_by_hand() -> None:
+    """1, 2 and 3: mean 2, variance (1 + 0 + 1) / 2. A run where the figure is undefined does not count."""
+    runs = [{"f": 1.0}, {"f": None}, {"f": 2.0}, {"f": 3.0}]
+    assert baselines.summarise(runs, "f") == {"mean": 2.0, "sd": 1.0, "min": 1.0, "max": 3.0}
+    assert baselines.summarise(runs[:1], "f") == {"mean": 1.0, "sd": None, "min": None, "max": None}
+    assert baselines.summarise(runs[1:2], "f")["mean"] is None
+
+
+RIGHT, WRONG = [0.9, 0.1], [0.1, 0.9]
+
+
+def boot(ours: list[list[float]], theirs: list[float]) -> dict[str, float]:
+    """Two groups of a positive and a negative each."""
+    truth = np.array([[1.0], [0.0]] * 2)
+    stacks = [np.array(runs)[:, :, None] for runs in (ours, [theirs])]
+    return baselines.paired_bootstrap(truth, *stacks, ["a", "a", "b", "b"], seed=1)
+
+
+def test_the_bootstrap_draws_whole_groups() -> None:
+    """We rank both groups right (AP 1), they both wrong (AP 1/2): whichever groups are drawn, 1/2.
+
+    Drawing texts instead of groups would change the share of positives, and with it their AP.
+    """
+    assert boot([RIGHT * 2], WRONG * 2) == {"difference": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_the_bootstrap_interval_by_hand() -> None:
+    """They rank group b right: b twice gives 0, a twice 1/2; one of each 1 - (1/2 · 1/2 + 1/2 · 2/4) = 1/2."""
+    values = boot([RIGHT * 2], [0.1, 0.9, 0.8, 0.2])
+    assert values == {"difference": 0.5, "low": 0.0, "high": 0.5}
+
+
+def test_several_runs_count_with_their_mean() -> None:
+    """One run right (1), one wrong (1/2), against right: 3/4 - 1. Their averaged scores would be one big tie."""
+    assert boot([RIGHT * 2, WRONG * 2], RIGHT * 2)["difference"] == -0.25
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    settings = [argument for setting in [*TINY, "data.near_duplicate=0.99"] for argument in ("--set", setting)]
+    monkeypatch.setattr(sys, "argv", ["baselines", *settings, *map(str, arguments)])
+    return baselines.main()
+
+
+def test_json_round_trip(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file holds the printed table, and nothing that JSON does not know, such as NaN."""
+    file = tmp_path / "table.json"
+    names = ["tfidf", "majority"]
+    assert run_main(monkeypatch, "--data", rows_file, "--split", "validation", "--json", file, "--only", *names) == 0
+    captured = capsys.readouterr()
+    read = json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    baselines.print_table(read)
+    assert capsys.readouterr().out == captured.out
+    assert "too good" in captured.out
+    assert [line.split(":")[0] for line in captured.err.splitlines()] == names
+    assert read["config"]["data"]["sources"] == [str(rows_file)]
+    assert read["systems"]["tfidf"]["runs"][0]["C"] in baselines.TFIDF_C
+
+
+def test_encoder_and_random_coincide_without_a_base(
+    rows_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--seeds", "1", "--only", "encoder", "random", "--set", "optim.epochs=1"]
+    assert run_main(monkeypatch, "--data", rows_file, *arguments) == 0
+    captured = capsys.readouterr()
+    assert "encoder and random coincide" in captured.err
+    assert "\nencoder" in captured.out and "\nrandom" not in captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--seeds", "0"], "--seeds 0: at least 1"),
+        (["--json", "/nowhere/table.json"], "there is no folder /nowhere"),
+        (["--data", "nothing.jsonl"], "nothing.jsonl: no such card or file"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, *arguments) == 2
+    message = capsys.readouterr().err
+    assert expected in message and len(message.splitlines()) == 1
+
+
+def test_a_missing_split_is_told(
+    tmp_path: Path, write_jsonl: Rows, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row for row in corpus_rows(40) if row["split"] != "validation"]
+    assert run_main(monkeypatch, "--data", write_jsonl(tmp_path / "rows.jsonl", rows)) == 2
+    assert "the data has no validation split" in capsys.readouterr().err

@@ -1,0 +1,300 @@
+"""What the encoder must beat: `python -m training.baselines` prints one table of it and of simpler systems.
+
+All read the same splits, are calibrated and get their thresholds on validation by `training.train.conclude`, as an
+artifact does. The table goes to stdout, a line for every finished run to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from training.calibration import apply_calibration
+from training.config import RunConfig, load_config
+from training.data import Corpus, label_matrix, load_corpus
+from training.errors import UserError, command
+from training.labels import Labels, load_labels
+from training.metrics import average_precision
+from training.model import BaseModel, Windows, encode, load_base, score, windows_of
+from training.train import DEFAULT_CONFIG, conclude, fit, seed_everything
+
+Array = NDArray[np.floating[Any]]
+Scorer = Callable[[Sequence[str]], Array]
+Fitted = tuple[Scorer, dict[str, float]]
+"""A fitted system: texts → raw scores (logits) of shape (texts, labels); and what it chose on validation."""
+TFIDF_C, FROZEN_C = (0.1, 1.0, 10.0, 100.0), (0.0001, 0.001, 0.01, 0.1, 1.0)
+"""Inverse strengths of regularisation tried on validation."""
+logistic = partial(LogisticRegression, class_weight="balanced", solver="liblinear", max_iter=1000, random_state=0)
+RESAMPLES = 1000
+COLUMNS = {
+    "macro_average_precision": ("macro AP", ".3f"),
+    "macro_f1": ("macro F1", ".3f"),
+    "wrongly_acted_upon": ("wrongly acted on", ".3f"),
+    "direct_recall": ("direct recall", ".3f"),
+    "fit_seconds": ("fit seconds", ".1f"),
+    "ms_per_text": ("ms per text", ".3f"),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every system is given; the seed is the configuration's."""
+
+    config: RunConfig
+    corpus: Corpus
+    labels: Labels
+
+    def texts(self, split: str) -> list[str]:
+        return [example.text for example in self.corpus.split(split)]
+
+    def truth(self, split: str) -> Array:
+        return label_matrix(self.corpus.split(split), self.labels)
+
+
+def fit_encoder(task: Task, *, fresh: bool = False) -> Fitted:
+    """Fine-tune as `training.train` does, without artifact or output; `fresh` forgets the pretraining first."""
+    seed_everything(task.config.seed)
+    base = load_base(task.config.model, task.labels, task.texts("train"))
+    base = fresh_weights(base, task.config.seed) if fresh else base
+    windows = windows_of(task.config.model, base.tokenizer)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        fit(base, windows, task.config, task.corpus, task.labels, Path(folder), resume=False)
+    return lambda texts: score(base.model, base.tokenizer, texts, windows, task.labels), {}
+
+
+def fresh_weights(base: BaseModel, seed: int) -> BaseModel:
+    """The same architecture and tokenizer, its weights drawn anew."""
+    seed_everything(seed)
+    return replace(base, model=type(base.model)(base.model.config).float(), pretrained=False)
+
+
+def fit_tfidf(task: Task) -> Fitted:
+    """TF-IDF of words and pairs of words (one-letter words too: « t ou ») and of 2 to 5 characters inside words."""
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    union = FeatureUnion([("words", words), ("characters", characters)]).fit(task.texts("train"))
+    return _fit_linear(task, union.transform, lambda c: logistic(C=c), TFIDF_C)
+
+
+def fit_frozen(task: Task) -> Fitted:
+    """Logistic regression on standardised mean-pooled states of the encoder as it comes."""
+    seed_everything(task.config.seed)
+    base = load_base(task.config.model, task.labels, task.texts("train"))
+    base.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    pooled = partial(mean_states, base, windows_of(task.config.model, base.tokenizer))
+    return _fit_linear(task, pooled, lambda c: make_pipeline(StandardScaler(), logistic(C=c)), FROZEN_C)
+
+
+def mean_states(base: BaseModel, windows: Windows, texts: Sequence[str]) -> Array:
+    """Mean of the last layer over all tokens of all windows, of shape (texts, hidden size); one text at a time."""
+    means = []
+    for pieces in encode(texts, base.tokenizer, windows):
+        rows = [torch.tensor(ids, device=base.model.device) for ids in pieces]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=windows.pad_id)
+        mask = padded.ne(windows.pad_id)
+        with torch.inference_mode():
+            states = base.model.base_model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        means.append(states[mask].float().mean(0).cpu().numpy())
+    return np.stack(means)
+
+
+def fit_majority(task: Task) -> Fitted:
+    """The same answer for every text: each label's log-odds in the training split."""
+    truth = task.truth("train")
+    odds = np.log((truth == 1).sum(axis=0) + 0.5) - np.log((truth == 0).sum(axis=0) + 0.5)
+    return lambda texts: np.tile(odds, (len(texts), 1)), {}
+
+
+SYSTEMS: dict[str, Callable[[Task], Fitted]] = {
+    "encoder": fit_encoder,
+    "random": partial(fit_encoder, fresh=True),
+    "tfidf": fit_tfidf,
+    "frozen": fit_frozen,
+    "majority": fit_majority,
+}
+
+
+def compare(task: Task, names: Sequence[str], *, seeds: int, split: str) -> dict[str, Any]:
+    """Run the named systems, those that depend on a seed `seeds` times; the answer is what `--json` writes.
+
+    Its `categories` counts those with positives; its `differences` needs both encoder and tfidf.
+    """
+    first, systems, scores = task.config.seed, {}, {}
+    for name in names:
+        drawn = name in ("encoder", "random") or (name == "frozen" and task.config.model.base == "random")
+        results = [_run(name, seed, task, split) for seed in (range(first, first + seeds) if drawn else [None])]
+        runs, scores[name] = [run for run, _ in results], np.stack([values for _, values in results])
+        systems[name] = {"runs": runs, "summary": {key: summarise(runs, key) for key in COLUMNS}}
+    truth = task.truth(split)[:, : len(task.labels.category_ids)]
+    groups = [example.group or example.id for example in task.corpus.split(split)]
+    result: dict[str, Any] = {"split": split, "texts": len(groups), "groups": len(set(groups))}
+    result |= {"categories": int((truth == 1).any(axis=0).sum()), "threads": torch.get_num_threads()}
+    result |= {"systems": systems, "differences": {}, "config": task.config.model_dump(mode="json")}
+    if {"encoder", "tfidf"} <= scores.keys() and result["categories"]:
+        result["differences"] = _differences(truth, scores["encoder"], scores["tfidf"], groups, first)
+    return result
+
+
+def summarise(runs: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | None]:
+    """Mean, sample standard deviation, minimum and maximum of a figure; no spread for a single run."""
+    values = [run[key] for run in runs if run[key] is not None]
+    mean = float(np.mean(values)) if values else None
+    spread = (float(np.std(values, ddof=1)), min(values), max(values)) if len(values) > 1 else (None, None, None)
+    return dict(zip(("mean", "sd", "min", "max"), (mean, *spread), strict=True))
+
+
+def macro_average_precision(truth: Array, scores: Array) -> float:
+    """Mean average precision of the columns that have positives, over decided rows; NaN without any."""
+    pairs = [(labels[labels >= 0], column[labels >= 0]) for labels, column in zip(truth.T, scores.T, strict=True)]
+    values = [value for pair in pairs if (value := average_precision(*pair)) is not None]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def paired_bootstrap(truth: Array, ours: Array, theirs: Array, groups: Sequence[str], *, seed: int) -> dict[str, float]:
+    """Difference of two systems' macro average precision, and its 95 % percentile interval over redrawn groups.
+
+    Both are judged on the same texts (Koehn, EMNLP 2004); of several runs the mean of the macros counts. `truth` is
+    (examples, categories) with 1, 0 or -100, `ours` and `theirs` are (runs, examples, categories).
+    """
+
+    def difference(rows: Any) -> float:
+        means = [np.mean([macro_average_precision(truth[rows], run[rows]) for run in runs]) for runs in (ours, theirs)]
+        return float(means[0] - means[1])
+
+    names, owner = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(owner == index) for index in range(len(names))]
+    chance = np.random.default_rng(seed)
+    draws = [chance.integers(len(names), size=len(names)) for _ in range(RESAMPLES)]
+    values = [difference(np.concatenate([members[index] for index in draw])) for draw in draws]
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return {"difference": difference(np.arange(len(truth))), "low": float(low), "high": float(high)}
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """One row a system, mean ± standard deviation over lowest–highest; then the differences."""
+    size = f"{result['texts']} texts in {result['groups']} groups, macro over {result['categories']} categories"
+    print(f"{result['split']}: {size}, balanced thresholds from validation, {result['threads']} threads")
+    print(f"{'system':10}{'runs':>4}" + "".join(f"{title:>17}" for title, _ in COLUMNS.values()))
+    for name, system in result["systems"].items():
+        cells = [_cell(system["summary"][key], form) for key, (_, form) in COLUMNS.items()]
+        print(f"{name:10}{len(system['runs']):>4}" + "".join(f"{above:>17}" for above, _ in cells))
+        if any(below for _, below in cells):
+            print(" " * 14 + "".join(f"{below:>17}" for _, below in cells))
+    for name, values in result["differences"].items():
+        interval = f"95 % interval {values['low']:+.3f} to {values['high']:+.3f} ({RESAMPLES} resamples of groups)"
+        print(f"encoder − tfidf, macro AP, {name}: {values['difference']:+.3f}, {interval}")
+    if result["split"] == "validation":
+        print("note: validation also chose epoch, C and thresholds, so these figures are too good for every system")
+
+
+def _cell(summary: Mapping[str, float | None], form: str) -> tuple[str, str]:
+    mean, sd, low, high = ("–" if value is None else f"{value:{form}}" for value in summary.values())
+    return (mean, "") if sd == "–" else (f"{mean} ± {sd}", f"{low}–{high}")
+
+
+def _run(name: str, seed: int | None, task: Task, split: str) -> tuple[dict[str, Any], Array]:
+    """One run's figures, and its probabilities of the categories, of shape (texts of the split, categories)."""
+    task = task if seed is None else replace(task, config=task.config.model_copy(update={"seed": seed}))
+    started = time.perf_counter()
+    scorer, choices = SYSTEMS[name](task)
+    fit_seconds = time.perf_counter() - started
+    logits, ms_per_text = {}, {}
+    for part in ("validation", "test"):
+        if texts := task.texts(part):
+            started = time.perf_counter()
+            logits[part] = scorer(texts)
+            ms_per_text[part] = 1000 * (time.perf_counter() - started) / len(texts)
+    calibration, _, metrics = conclude(logits, task.corpus, task.labels)
+    macro, figures = metrics[split]["macro"], dict(metrics[split]["testimony_protection"])
+    figures |= {"macro_average_precision": macro["average_precision"], "macro_f1": macro["f1"]}
+    figures |= {"fit_seconds": fit_seconds, "ms_per_text": ms_per_text[split]}
+    run = {"seed": seed, **{key: figures[key] for key in COLUMNS}, **choices}
+    print(f"{name}:", *(f"{key} {value:.4g}" for key, value in run.items() if value is not None), file=sys.stderr)
+    return run, apply_calibration(logits[split], calibration, task.labels.ids)[:, : len(task.labels.category_ids)]
+
+
+def _differences(truth: Array, encoder: Array, tfidf: Array, groups: Sequence[str], seed: int) -> dict[str, Any]:
+    """Of one model (what ships), and of all seeds' averaged scores, an ensemble that nobody serves."""
+    ours = {"mean of the seeds": encoder}
+    if len(encoder) > 1:
+        ours["averaged scores of the seeds"] = encoder.mean(axis=0, keepdims=True)
+    return {name: paired_bootstrap(truth, scores, tfidf, groups, seed=seed) for name, scores in ours.items()}
+
+
+def _fit_linear(task: Task, features: Callable[..., Any], make: Callable[..., Any], grid: Sequence[float]) -> Fitted:
+    """One classifier a label, all with the C of the grid that has the best macro average precision on validation."""
+    train, held = features(task.texts("train")), features(task.texts("validation"))
+    fitted = {c: [_fit_label(make(c), train, target) for target in task.truth("train").T] for c in grid}
+    truth, categories = task.truth("validation"), len(task.labels.category_ids)
+
+    def scores(c: float, rows: Any) -> Array:
+        return np.stack([decide(rows) for decide in fitted[c]], axis=1)
+
+    best = max(grid, key=lambda c: macro_average_precision(truth[:, :categories], scores(c, held)[:, :categories]))
+    return lambda texts: scores(best, features(texts)), {"C": best}
+
+
+def _fit_label(classifier: Any, features: Any, target: Array) -> Callable[[Any], Array]:
+    """Features → logits of one label, learnt from the rows where it is decided; constant where all are alike."""
+    decided = np.flatnonzero(target >= 0)
+    if len(set(target[decided])) < 2:
+        return lambda rows: np.full(rows.shape[0], 5.0 if (target == 1).any() else -5.0)
+    decide: Callable[[Any], Array] = classifier.fit(features[decided], target[decided]).decision_function
+    return decide
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m training.baselines", description="What the encoder must beat.")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="default: configs/default.yaml")
+    parser.add_argument("--data", action="append", metavar="FILE-or-CARD", help="may be repeated")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of what depends on a seed; default: 5")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--only", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS), metavar="NAME")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every run there")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="for example optim.epochs=3")
+    return parser.parse_args()
+
+
+@command
+def main() -> int:
+    arguments, labels = _parse(), load_labels()
+    config = load_config(arguments.config, arguments.set)
+    config.data.sources = arguments.data or config.data.sources
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds {arguments.seeds}: at least 1")
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    task = Task(config, load_corpus(config.data.sources, labels, config.data), labels)
+    if missing := [split for split in ("train", "validation", arguments.split) if not task.texts(split)]:
+        raise UserError(f"the data has no {missing[0]} split: systems are fitted on train and tuned on validation")
+    names = [name for name in SYSTEMS if name in arguments.only]
+    if config.model.base == "random" and {"encoder", "random"} <= set(names):
+        print("note: model.base is 'random': encoder and random coincide, random is left out", file=sys.stderr)
+        names.remove("random")
+    result = compare(task, names, seeds=arguments.seeds, split=arguments.split)
+    print_table(result)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
