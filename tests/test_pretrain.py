@@ -150,6 +150,19 @@ def test_masking_hides_the_asked_share() -> None:
     assert (batch.input_ids == 4).sum() == 20
 
 
+def test_far_positions_are_trained_with_short_windows(corpus: Path, tmp_path: Path) -> None:
+    """Some windows begin further on, never past the last position; a window that does not is read as in use."""
+    run, _ = p.prepare(settings(corpus, tmp_path, shifted_share=0.5), folder=tmp_path)
+    offsets = np.concatenate([run.sampler.batch(step, windows=8, tokens=16).offsets for step in range(50)])
+    assert 0.3 < (offsets > 0).mean() < 0.6
+    assert offsets.max() == 16
+    ids = torch.full((1, 16), 300)
+    places = torch.arange(16)[None] + run.model.config.pad_token_id + 1
+    run.model.eval()
+    as_used, as_trained = (run.model(input_ids=ids, **extra).logits for extra in ({}, {"position_ids": places}))
+    assert torch.equal(as_used, as_trained)
+
+
 def test_neighbours_get_similar_vectors() -> None:
     """Pieces that stand in the same places start close; an unseen piece gets a vector of its own."""
     ids = np.tile([1, 2, 5, 1, 3, 5, 4, 6, 4, 6], 50)

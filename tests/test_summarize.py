@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from tests.conftest import corpus_rows
 from training.errors import UserError
-from training.summarize import Summarizer, load_config, rarity, read_all, summarize
+from training.summarize import Summarizer, add_pooling_layer, load_config, rarity, read_all, summarize
 from training.tokenizer import save_tokenizer, train_tokenizer
 
 
@@ -66,6 +66,20 @@ def test_the_first_token_learns_what_a_text_holds(encoder: Path, config_file: Pa
     run = Summarizer(model, tokenizer, rarity(sources, tokenizer.get_vocab_size(), 100), config)
     losses = [run.step(sources[0][:12], 3e-3)[1] for _ in range(25)]
     assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_added_layer_starts_as_a_mean(encoder: Path) -> None:
+    """LayerNorm(state + 3 · mean), worked out from the states of the encoder without it."""
+    from transformers import CamembertForMaskedLM
+
+    model = CamembertForMaskedLM.from_pretrained(encoder).eval()
+    deeper = add_pooling_layer(model, 3.0).eval()
+    ids = torch.tensor([[0, 300, 301, 302, 2]])
+    with torch.no_grad():
+        before = model.roberta(ids).last_hidden_state
+        after = deeper.roberta(ids).last_hidden_state
+    expected = torch.nn.functional.layer_norm(before + 3 * before.mean(1, keepdim=True), (32,))
+    torch.testing.assert_close(after, torch.nn.functional.layer_norm(expected, (32,)), atol=1e-3, rtol=1e-3)
 
 
 def test_it_writes_an_encoder_that_fine_tuning_can_start_from(encoder: Path, config_file: Path, tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ class OptimConfig(_Closed):
     learning_rate: float = Field(3e-4, gt=0)
     head_learning_rate: float | None = Field(None, gt=0)
     """Rate of the classification head; the encoder's when null."""
+    embedding_learning_rate: float | None = Field(None, gt=0)
+    """Rate of the piece embeddings; the encoder's when null. A rare piece is met in a few steps only."""
     batch_size: int = Field(32, ge=1)
     """Examples per optimiser step, dealt out over all processes and accumulated batches."""
     gpu_batch_size: int | None = Field(128, ge=1)

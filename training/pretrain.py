@@ -20,7 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -120,6 +120,9 @@ class PretrainConfig(_Closed):
     tokens of predicting frequencies only."""
     initial_positions: Literal["sinusoidal", "random"] = "sinusoidal"
     """`sinusoidal` lets attention find its neighbours at once, and at positions that only long windows reach."""
+    shifted_share: float = Field(0.3, ge=0, le=1)
+    """Share of the windows whose positions begin anywhere up to `shape.max_tokens`. Without them the positions that
+    short windows do not reach fall out of step with the model: the first longer windows then cost it a full nat."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 on a GPU that has it, and on a processor whichever multiplies faster."""
     log_steps: int = Field(100, ge=1)
@@ -316,6 +319,8 @@ class Batch:
     """(windows, tokens), masked."""
     positions: Ids
     """(n,) places to predict, in the flattened windows."""
+    offsets: Ids
+    """(windows,) the position at which each window begins; 0 as in use, or further on."""
     targets: Ids
     """(n,) the pieces that stood there."""
 
@@ -331,6 +336,8 @@ class Sampler:
     mask: int
     mask_rate: float
     keep_share: float
+    max_tokens: int
+    shifted_share: float
     seed: int
 
     def batch(self, step: int, *, windows: int, tokens: int) -> Batch:
@@ -338,10 +345,13 @@ class Sampler:
         random = np.random.default_rng((self.seed, step))
         chosen = random.choice(len(self.sources), size=windows, p=self.weights)
         rows = [self.window(self.sources[index], tokens - 2, random) for index in chosen]
-        return mask_batch(
+        shifted = random.random(windows) < self.shifted_share
+        offsets = shifted * random.integers(self.max_tokens - tokens + 1, size=windows)
+        batch = mask_batch(
             np.stack(rows), random=random, mask=self.mask, special=(self.bos, self.eos), rate=self.mask_rate,
             keep_share=self.keep_share,
         )  # fmt: skip
+        return replace(batch, offsets=offsets)
 
     def window(self, source: Tokens, length: int, random: np.random.Generator) -> Ids:
         """`length` neighbouring tokens of a source, framed by the special tokens: (length + 2,)."""
@@ -364,7 +374,8 @@ def mask_batch(
     positions = np.sort(random.choice(ordinary, size=count, replace=False))
     targets = flat[positions]
     flat[positions[random.random(count) >= keep_share]] = mask
-    return Batch(input_ids=flat.reshape(ids.shape), positions=positions, targets=targets)
+    offsets = np.zeros(len(ids), dtype=np.int64)
+    return Batch(input_ids=flat.reshape(ids.shape), positions=positions, offsets=offsets, targets=targets)
 
 
 # ------------------------------------------------------------------------------------------------------------ model
@@ -459,11 +470,13 @@ def start_from_counts(
 
 def masked_loss(model: CamembertForMaskedLM, batch: Batch, *, device: torch.device, bf16: bool) -> torch.Tensor:
     """Mean cross-entropy in nats over the positions to predict; the head runs on those positions only."""
-    ids, positions, targets = (
-        torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.positions, batch.targets)
+    ids, positions, offsets, targets = (
+        torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.positions, batch.offsets, batch.targets)
     )
+    # As RoBERTa counts them in a window without padding: from the padding number on.
+    places = offsets[:, None] + torch.arange(ids.shape[1], device=device) + model.config.pad_token_id + 1
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        hidden = model.roberta(input_ids=ids).last_hidden_state
+        hidden = model.roberta(input_ids=ids, position_ids=places).last_hidden_state
         logits = model.lm_head(hidden.reshape(-1, hidden.shape[-1])[positions])
     return F.cross_entropy(logits.float(), targets)
 
@@ -682,7 +695,8 @@ def prepare(config: PretrainConfig, *, folder: Path) -> tuple[Run, Tokenizer]:
     bos, eos, mask = (special_id(tokenizer, token) for token in (BOS, EOS, MASK))
     sampler = Sampler(
         sources=sources, weights=weights / weights.sum(), bos=bos, eos=eos, mask=mask, mask_rate=config.mask_rate,
-        keep_share=config.keep_share, seed=config.seed,
+        keep_share=config.keep_share, max_tokens=config.shape.max_tokens, shifted_share=config.shifted_share,
+        seed=config.seed,
     )  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(config, tokenizer).to(device)

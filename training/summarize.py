@@ -3,8 +3,9 @@
     python -m training.summarize --config configs/summarize.yaml --encoder FOLDER --output FOLDER [--set key=value]
 
 Masked-language modelling leaves `<s>` almost unused. Here a quarter of the pieces is masked as before, and from the
-state of `<s>` alone the model also has to say which pieces the whole text holds, rare ones counting more. The encoder
-before and after have the same shape and files.
+state of `<s>` alone the model also has to say which pieces the whole text holds, rare ones counting more. To begin
+with, a layer is added whose attention is a plain mean over the text, so that every piece reaches `<s>` from the first
+step. The files are those of the encoder before, with one layer more in the configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenizers import Tokenizer
 from torch.nn import functional as F
-from transformers import CamembertForMaskedLM
+from transformers import CamembertConfig, CamembertForMaskedLM
 
 from training.errors import UserError, command
 from training.pretrain import Source, read_texts
@@ -49,6 +50,8 @@ class SummarizeConfig(BaseModel):
     mask_rate: float = Field(0.25, gt=0, lt=1)
     masked_weight: float = Field(0.5, ge=0)
     """Weight of the masked-piece loss beside the summary loss."""
+    pooling_scale: float = Field(3.0, gt=0)
+    """Weight of the mean beside a piece's own state, where the added layer starts."""
     idf_sample: int = Field(2000, ge=1)
     """Texts of each source from which the rarity of pieces is counted."""
 
@@ -129,6 +132,25 @@ class Summarizer:
         return ids, ~torch.isin(ids, special)
 
 
+def add_pooling_layer(model: CamembertForMaskedLM, scale: float) -> CamembertForMaskedLM:
+    """A copy with one layer more, which starts as LayerNorm(state + scale · mean of all states).
+
+    Its queries are zero, so that attention is uniform, and learn from there; values and output are the identity.
+    """
+    shape = CamembertConfig.from_dict(model.config.to_dict())
+    shape.num_hidden_layers += 1
+    deeper = CamembertForMaskedLM(shape)
+    deeper.load_state_dict(model.state_dict(), strict=False)
+    layer = deeper.roberta.encoder.layer[-1]
+    identity = torch.eye(shape.hidden_size)
+    with torch.no_grad():
+        layer.attention.self.query.weight.zero_()
+        layer.attention.self.value.weight.copy_(identity * scale)
+        layer.attention.output.dense.weight.copy_(identity)
+        layer.output.dense.weight.zero_()
+    return deeper
+
+
 def rarity(texts: Sequence[Sequence[list[int]]], vocabulary: int, sample: int) -> torch.Tensor:
     """Weight of each piece, log(texts / texts that hold it), kept between 0.3 and 6; float32 of shape (vocabulary,)."""
     holding, total = np.ones(vocabulary), 0
@@ -172,7 +194,7 @@ def summarize(config: SummarizeConfig, encoder: Path, output: Path) -> None:
     chance = random.Random(config.seed)
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     model = CamembertForMaskedLM.from_pretrained(encoder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    model = model.float().train()
+    model = add_pooling_layer(model.float(), config.pooling_scale).train()
     sources = read_all(config, tokenizer)
     run = Summarizer(model, tokenizer, rarity(sources, tokenizer.get_vocab_size(), config.idf_sample), config)
     weights = [source.weight for source in config.data]

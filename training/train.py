@@ -212,22 +212,23 @@ def _arguments(config: RunConfig, checkpoints: Path) -> Any:
 
 
 def _optimizer(base: BaseModel, config: RunConfig) -> Any:
-    """AdamW with a rate of its own for the head; biases and normalisation weights do not decay."""
+    """AdamW with rates of their own for head and embeddings; biases and normalisation weights do not decay."""
     import torch
 
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in base.model.named_parameters():
-        key = (name.startswith("classifier."), parameter.ndim > 1)
-        groups.setdefault(key, []).append(parameter)
     optim = config.optim
+    rates = {
+        "head": optim.head_learning_rate or optim.learning_rate,
+        "embeddings": optim.embedding_learning_rate or optim.learning_rate,
+        "encoder": optim.learning_rate,
+    }
+    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in base.model.named_parameters():
+        part = "head" if name.startswith("classifier.") else "embeddings" if "word_embeddings" in name else "encoder"
+        groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {
-                "params": parameters,
-                "lr": (optim.head_learning_rate or optim.learning_rate) if head else optim.learning_rate,
-                "weight_decay": optim.weight_decay if decays else 0.0,
-            }
-            for (head, decays), parameters in groups.items()
+            {"params": parameters, "lr": rates[part], "weight_decay": optim.weight_decay if decays else 0.0}
+            for (part, decays), parameters in groups.items()
         ],
         fused=True,
     )
