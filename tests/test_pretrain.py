@@ -13,6 +13,16 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from training import pretrain as p
 from training.errors import UserError
+from training.pretrain_config import PretrainConfig, Source, load_config, read_arguments
+from training.pretrain_model import cooccurrence_embeddings, sinusoids, start_from_counts
+from training.pretrain_text import (
+    heldout_texts,
+    mask_batch,
+    read_texts,
+    sample_for_tokenizer,
+    tokenize_source,
+    training_texts,
+)
 
 SENTENCES = [
     "le chat dort sur le canapé",
@@ -39,7 +49,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def settings(corpus: Path, output: Path, **changes: Any) -> p.PretrainConfig:
+def settings(corpus: Path, output: Path, **changes: Any) -> PretrainConfig:
     """A model of a few thousand weights and a run of eight steps."""
     tree: dict[str, Any] = {
         "output": str(output), "data_root": str(corpus), "vocab_size": 340, "batch_tokens": 64, "max_steps": 8,
@@ -48,7 +58,7 @@ def settings(corpus: Path, output: Path, **changes: Any) -> p.PretrainConfig:
         "shape": {"layers": 1, "hidden_size": 16, "heads": 2, "intermediate_size": 32, "max_tokens": 32},
         "phases": [{"until": 0.5, "tokens": 16}, {"until": 1.0, "tokens": 32}], "dropout": 0.1,
     }  # fmt: skip
-    return p.PretrainConfig.model_validate(tree | changes)
+    return PretrainConfig.model_validate(tree | changes)
 
 
 def silent(_: str) -> None:
@@ -68,7 +78,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     """Stopped after step 3 and resumed, it is bit for bit the uninterrupted run."""
     config = settings(corpus, tmp_path)
     run, _ = p.prepare(config, folder=tmp_path)
-    p.start_from_counts(run.model, run.sampler, embeddings=True)
+    start_from_counts(run.model, run.sampler, embeddings=True)
     p.train(run, folder=tmp_path, log=silent, stop_at=3)
     summary = p.pretrain(config, resume=True, log=silent)
     whole, pieces = (torch.load(folder / "checkpoint.pt") for folder in (finished[0], tmp_path))
@@ -143,7 +153,7 @@ def test_masking_hides_the_asked_share() -> None:
     """Of 100 ordinary positions, 20 are predicted; special tokens never are."""
     ids = np.arange(10, 110).reshape(10, 10)
     framed = np.pad(ids, ((0, 0), (1, 1)), constant_values=0)
-    batch = p.mask_batch(framed, random=np.random.default_rng(0), mask=4, special=(0, 2), rate=0.2, keep_share=0.0)
+    batch = mask_batch(framed, random=np.random.default_rng(0), mask=4, special=(0, 2), rate=0.2, keep_share=0.0)
     assert len(batch.positions) == 20
     assert (batch.input_ids.reshape(-1)[batch.positions] == 4).all()
     assert (framed.reshape(-1)[batch.positions] == batch.targets).all()
@@ -166,7 +176,7 @@ def test_far_positions_are_trained_with_short_windows(corpus: Path, tmp_path: Pa
 def test_neighbours_get_similar_vectors() -> None:
     """Pieces that stand in the same places start close; an unseen piece gets a vector of its own."""
     ids = np.tile([1, 2, 5, 1, 3, 5, 4, 6, 4, 6], 50)
-    vectors = p.cooccurrence_embeddings(ids, vocab_size=8, size=4, window=1)
+    vectors = cooccurrence_embeddings(ids, vocab_size=8, size=4, window=1)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert unit[2] @ unit[3] > 0.9 > unit[2] @ unit[6]
     assert vectors.std() == pytest.approx(0.05)
@@ -175,7 +185,7 @@ def test_neighbours_get_similar_vectors() -> None:
 
 def test_positions_start_out_ordered() -> None:
     """The nearer two positions, the more alike their vectors: attention finds neighbours without learning where."""
-    table = p.sinusoids(64, 32)
+    table = sinusoids(64, 32)
     likeness = table @ table[20]
     assert likeness[20] > likeness[21] > likeness[22]
     assert likeness[18] == pytest.approx(likeness[22])
@@ -195,16 +205,16 @@ def test_documents_of_chosen_origins_are_read(tmp_path: Path) -> None:
     """Line i of the origins' file names document i; blank lines part documents."""
     (tmp_path / "texts.txt").write_text("un\ndeux\n\ntrois\n\n\nquatre\n", encoding="utf-8")
     (tmp_path / "origins.txt").write_text("novel\nspeech\nnovel\n", encoding="utf-8")
-    source = p.Source(name="s", path="texts.txt", documents="origins.txt", only=["novel"])
-    assert list(p.read_texts(source, tmp_path)) == [("novel", "un"), ("novel", "deux"), ("novel", "quatre")]
+    source = Source(name="s", path="texts.txt", documents="origins.txt", only=["novel"])
+    assert list(read_texts(source, tmp_path)) == [("novel", "un"), ("novel", "deux"), ("novel", "quatre")]
 
 
 def test_without_heldout_files_every_hundredth_text_is_kept_out(tmp_path: Path) -> None:
     """What perplexity is measured on is never trained on."""
     (tmp_path / "n.txt").write_text("\n".join(str(n) for n in range(1, 251)), encoding="utf-8")
     config = settings(tmp_path, tmp_path, data=[{"name": "n", "path": "n.txt"}], heldout=[])
-    assert list(p.heldout_texts(config)) == [("n", "100"), ("n", "200")]
-    seen = list(p.training_texts(config, config.data[0]))
+    assert list(heldout_texts(config)) == [("n", "100"), ("n", "200")]
+    seen = list(training_texts(config, config.data[0]))
     assert len(seen) == 248
     assert "100" not in seen
 
@@ -215,7 +225,7 @@ def test_the_tokenizer_sees_sources_by_weight(tmp_path: Path) -> None:
     (tmp_path / "large.txt").write_text("grand\n" * 4000, encoding="utf-8")
     sources = [{"name": "s", "path": "small.txt"}, {"name": "l", "path": "large.txt"}]
     config = settings(tmp_path, tmp_path, data=sources, tokenizer_megabytes=0.01)
-    texts = list(p.sample_for_tokenizer(config))
+    texts = list(sample_for_tokenizer(config))
     assert texts.count("petit") == 30
     assert 900 < texts.count("grand") < 1100
 
@@ -229,11 +239,11 @@ def test_a_missing_heldout_file_is_said_at_the_start(corpus: Path, tmp_path: Pat
 def test_a_column_of_a_table_is_read(tmp_path: Path) -> None:
     """A message over two lines is one text; an unknown column names those there are."""
     (tmp_path / "t.csv").write_text('id,tweet\n1,"un\ndeux"\n2,trois\n', encoding="utf-8")
-    assert [text for _, text in p.read_texts(p.Source(name="s", path="t.csv", column="tweet"), tmp_path)] == [
+    assert [text for _, text in read_texts(Source(name="s", path="t.csv", column="tweet"), tmp_path)] == [
         "un deux", "trois",
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"no column 'text'; it has id, tweet"):
-        list(p.read_texts(p.Source(name="s", path="t.csv", column="text"), tmp_path))
+        list(read_texts(Source(name="s", path="t.csv", column="text"), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -250,14 +260,14 @@ def test_a_column_of_a_table_is_read(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named(setting: str, message: str) -> None:
     """The key, what was given and what is allowed, in one line."""
     with pytest.raises(UserError, match=message) as caught:
-        p.load_config(None, ["max_steps=1", setting])
+        load_config(None, ["max_steps=1", setting])
     assert "\n" not in str(caught.value)
 
 
 def test_an_end_must_be_given() -> None:
     """Without minutes or steps there is nothing to decay towards."""
     with pytest.raises(UserError, match="give max_minutes, max_steps or both"):
-        p.load_config(None)
+        load_config(None)
 
 
 def test_the_command_ends_with_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +279,7 @@ def test_the_command_ends_with_code_2(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_own_files_replace_the_configured_sources(corpus: Path, tmp_path: Path) -> None:
     """`--data` needs no configuration file."""
-    config, resume = p.read_arguments(
+    config, resume = read_arguments(
         ["--data", str(corpus / "plain.txt"), "--output", str(tmp_path), "--set", "max_steps=1"]
     )
     assert [source.path for source in config.data] == [str(corpus / "plain.txt")]
@@ -279,7 +289,7 @@ def test_own_files_replace_the_configured_sources(corpus: Path, tmp_path: Path) 
 
 def test_the_projects_configuration_is_valid() -> None:
     """configs/pretrain.yaml can be read."""
-    config = p.load_config(Path(__file__).parents[1] / "configs" / "pretrain.yaml")
+    config = load_config(Path(__file__).parents[1] / "configs" / "pretrain.yaml")
     assert config.max_minutes
     assert config.data
 
@@ -290,9 +300,9 @@ def test_missing_text_and_existing_runs_are_said(corpus: Path, tmp_path: Path) -
     tokenizer = Tokenizer.from_str('{"model": {"type": "BPE", "vocab": {"</s>": 0}, "merges": []}}')
     for name, message in (("absent.txt", "no such file"), ("empty.txt", "holds no text")):
         with pytest.raises(UserError, match=message):
-            source = p.Source(name="s", path=name)
+            source = Source(name="s", path=name)
             config = settings(tmp_path, tmp_path)
-            p.tokenize_source(config, source, tokenizer=tokenizer, folder=tmp_path / "tokens")
+            tokenize_source(config, source, tokenizer=tokenizer, folder=tmp_path / "tokens")
     with pytest.raises(UserError, match="--resume: there is no"):
         p.pretrain(settings(corpus, tmp_path), resume=True, log=silent)
     (tmp_path / "checkpoint.pt").touch()

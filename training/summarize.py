@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from transformers import CamembertConfig, CamembertForMaskedLM
 
 from training.errors import UserError, command
-from training.pretrain import Source, read_texts
+from training.pretrain_config import Source
+from training.pretrain_text import read_texts
 from training.readers import read_records
 from training.tokenizer import BOS, EOS, MASK, PAD, special_id
 

@@ -176,7 +176,8 @@ def main() -> int:
     import argparse
 
     from training.errors import UserError
-    from training.pretrain import load_config, sample_for_tokenizer
+    from training.pretrain_config import load_config
+    from training.pretrain_text import sample_for_tokenizer
 
     parser = argparse.ArgumentParser(prog="python -m training.tokenizer", description="Train the encoder's tokenizer.")
     parser.add_argument("--config", type=Path, default=Path("configs/pretrain.yaml"))
