@@ -27,10 +27,10 @@ TINY = [
     "model.max_tokens=32",
     "model.overlap=8",
     "model.compact={hidden_size: 32, layers: 1, heads: 2, intermediate_size: 64, vocabulary: 500}",
-    "optim.epochs=2",
+    "optim.epochs=6",
     "optim.batch_size=8",
     "optim.accumulation=2",
-    "optim.learning_rate=1e-3",
+    "optim.learning_rate=5e-3",
     "data.min_positives=0",
 ]
 
@@ -121,4 +121,14 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_config: RunConfig, l
 
     config = tiny_config.model_copy(deep=True)
     config.output = str(tmp_path_factory.mktemp("artifacts") / "tiny")
-    return train(config, load_corpus(config.data.sources, labels, config.data), labels)
+    folder = train(config, load_corpus(config.data.sources, labels, config.data), labels)
+    _check_it_learnt(folder)
+    return folder
+
+
+def _check_it_learnt(folder: Path) -> None:
+    """A model that answers the same to every text would let tests of equality pass for nothing."""
+    from serving import Classifier
+
+    scores = Classifier.from_dir(folder).scores([_ORDINARY, _SUBJECTS["racism"]])
+    assert abs(scores[0] - scores[1]).max() > 0.1

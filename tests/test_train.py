@@ -146,11 +146,12 @@ def test_two_processes_give_the_metrics_of_one(
     tiny_config: RunConfig, corpus_file: Path, labels: Labels, tmp_path: Path
 ) -> None:
     """`torchrun --nproc_per_node 2`, gloo on the CPU: the same steps, dealt to two processes."""
-    config = again(tiny_config, tmp_path / "one")
+    config = again(tiny_config, tmp_path / "one", epochs=1, learning_rate=1e-3)
     config.model.dropout = 0.0
     one = train(config, load_corpus(config.data.sources, labels, config.data), labels)
     module = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training.train"]
-    arguments = ["--data", corpus_file, "--output", tmp_path / "two", *SETTINGS, "--set", "model.dropout=0.0"]
+    arguments = ["--data", corpus_file, "--output", tmp_path / "two", *SETTINGS]
+    arguments += ["--set", "model.dropout=0.0", "--set", "optim.epochs=1", "--set", "optim.learning_rate=1e-3"]
     result = run(*arguments, module=module)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "training on 2 processes" in result.stdout

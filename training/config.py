@@ -57,6 +57,8 @@ class OptimConfig(_Closed):
     """Examples per step where a GPU is there; `batch_size` when null."""
     accumulation: int = Field(4, ge=1)
     """Parts in which a step is computed on a CPU: short texts with short ones, so that little padding is computed."""
+    token_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a training text's pieces that are hidden behind the mask token, drawn anew each time."""
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps over which the rate rises."""

@@ -82,6 +82,7 @@ def load_base(config: ModelConfig, labels: Labels, texts: Sequence[str] = ()) ->
         raise UserError(f"model.base {config.base!r} cannot be loaded: {str(error).splitlines()[0]}") from None
     _check_length(model.config, config.max_tokens)
     model = model.float()
+    _start_head(model)
     return BaseModel(model, tokenizer, config.base, revision or getattr(model.config, "_commit_hash", None), True)
 
 
@@ -187,6 +188,17 @@ def _dropout(config: ModelConfig) -> dict[str, float]:
     return dict.fromkeys(names, config.dropout)
 
 
+def _start_head(model: PreTrainedModel) -> None:
+    """Draw the new head's weights at a scale that fits the encoder's width.
+
+    The configured 0.02 suits a width of 768; in a narrow encoder the head would spend its first epochs growing.
+    """
+    for module in model.classifier.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            torch.nn.init.zeros_(module.bias)
+
+
 def _locate(config: ModelConfig) -> tuple[str, str | None]:
     """A local folder as it stands; a hub model with the commit its revision resolves to."""
     if (Path(config.base) / "config.json").is_file():
@@ -240,6 +252,8 @@ def _random_base(config: ModelConfig, labels: Labels, texts: Sequence[str]) -> B
         max_position_embeddings=config.max_tokens + tokenizer.pad_token_id + 1,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
+        # 0.02 suits a width of 768; a narrow encoder would hardly let the text reach its first token.
+        initializer_range=config.compact.hidden_size**-0.5,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -35,6 +35,25 @@ class StepSampler(Sampler[int]):
         return len(self._lengths)
 
 
+class Collator:
+    """Pads a batch, and while the model is training hides a share of its pieces: no single word may carry a label."""
+
+    def __init__(self, tokenizer: Any, model: torch.nn.Module, token_dropout: float) -> None:
+        from transformers import DataCollatorWithPadding
+
+        self._pad, self._model, self._share = DataCollatorWithPadding(tokenizer), model, token_dropout
+        self._mask = tokenizer.mask_token_id
+        self._special = torch.tensor(sorted(tokenizer.all_special_ids))
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch: dict[str, torch.Tensor] = self._pad(features)
+        if self._share and self._model.training:
+            ids = batch["input_ids"]
+            hidden = (torch.rand(ids.shape) < self._share) & ~torch.isin(ids, self._special)
+            batch["input_ids"] = ids.masked_fill(hidden, self._mask)
+        return batch
+
+
 def make_trainer(**arguments: Any) -> Any:
     """A `transformers.Trainer` that draws its training batches with a `StepSampler` from the `length` column."""
     from transformers import Trainer

@@ -75,11 +75,11 @@ def fit(
 ) -> None:
     """Fine-tune `base.model` in place; afterwards it holds the weights that were best on validation."""
     from datasets import disable_progress_bars
-    from transformers import DataCollatorWithPadding, EarlyStoppingCallback
+    from transformers import EarlyStoppingCallback
     from transformers.utils import logging as transformers_logging
 
     from training.model import MaskedLoss, encode, positive_weights
-    from training.sampler import make_trainer
+    from training.sampler import Collator, make_trainer
 
     disable_progress_bars()
     transformers_logging.set_verbosity_error()
@@ -107,7 +107,7 @@ def fit(
         # Of similar length side by side, so that little padding is scored.
         eval_dataset=inputs["validation"].select(np.argsort(inputs["validation"]["length"], kind="stable")),
         processing_class=base.tokenizer,
-        data_collator=DataCollatorWithPadding(base.tokenizer),
+        data_collator=Collator(base.tokenizer, base.model, config.optim.token_dropout),
         compute_loss_func=MaskedLoss(weights),
         compute_metrics=lambda prediction: _validation_metrics(prediction, labels),
         optimizers=(_optimizer(base, config), None),  # type: ignore[arg-type]
