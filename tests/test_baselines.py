@@ -18,6 +18,7 @@ from training.config import RunConfig, load_config
 from training.data import load_corpus
 from training.labels import Labels
 from training.model import load_base, score, windows_of
+from training.train import seed_everything
 
 Rows = Callable[[Path, list[Any]], Path]
 
@@ -75,6 +76,7 @@ def test_the_encoder_starts_from_its_base_and_random_does_not(task: baselines.Ta
     config = task.config.model_copy(deep=True)
     config.optim.learning_rate = 1e-12
     still = baselines.Task(config, task.corpus, task.labels)
+    seed_everything(config.seed)
     base, texts = load_base(config.model, task.labels), task.texts("test")
     expected = score(base.model, base.tokenizer, texts, windows_of(config.model, base.tokenizer), task.labels)
     assert baselines.SYSTEMS["encoder"](still)[0](texts) == pytest.approx(expected, abs=1e-4)
