@@ -12,6 +12,7 @@ Output: logits [B, labels], float32.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,8 @@ def write_int8(source: Path, target: Path) -> None:
     """Write the graph with its matrix products in 8-bit integers (dynamic, per channel)."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    # It would log advice on a preparation that this graph, which has nothing to fold, does not need.
+    logging.disable(logging.WARNING)
     quantize_dynamic(
         source,
         target,
@@ -90,6 +93,7 @@ def write_int8(source: Path, target: Path) -> None:
         weight_type=QuantType.QInt8,
         extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )
+    logging.disable(logging.NOTSET)
 
 
 def _embed(graph: _Graph, state: dict[str, np.ndarray], config: Any) -> str:

@@ -83,6 +83,8 @@ def fit(
 
     disable_progress_bars()
     transformers_logging.set_verbosity_error()
+    # Of loading and saving weights, not of training.
+    transformers_logging.disable_progress_bar()
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         pieces = encode(batch["text"], base.tokenizer, windows)
@@ -113,6 +115,7 @@ def fit(
         optimizers=(_optimizer(base, config), None),  # type: ignore[arg-type]
         callbacks=[EarlyStoppingCallback(early_stopping_patience=config.optim.patience), _epoch_printer()],
     )
+    _quiet(trainer)
     _check_processes(trainer.args.world_size)
     trainer.train(resume_from_checkpoint=resume)
 
@@ -264,6 +267,19 @@ def _epoch_printer() -> Any:
                 )
 
     return EpochPrinter()
+
+
+def _quiet(trainer: Any) -> None:
+    """Keep the progress bars and leave out the dictionaries that the Trainer prints beside our line an epoch."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    class Bars(ProgressCallback):  # type: ignore[misc]
+        def on_log(self, *_: Any, **__: Any) -> None:
+            pass
+
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(Bars())
 
 
 def _checkpoints(config: RunConfig, target: Path, *, resume: bool) -> Path:
