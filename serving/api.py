@@ -15,7 +15,7 @@ from serving.batcher import Batcher, EngineError
 from serving.classifier import Classifier
 from serving.limits import MAX_TEXTS, BodyLimit, Limits
 
-_EXAMPLE = "Bonjour, la répétition de la chorale est à 18 h."
+_EXAMPLE = "La chorale répète à 18 h."
 
 
 class PredictRequest(BaseModel):

@@ -1,12 +1,15 @@
 """The tokenizer: the same ids whoever loads it, nothing unknown, one spelling for what looks the same."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, CamembertConfig, PreTrainedTokenizerBase
 
+from tests.conftest import ROOT
 from training.tokenizer import SPECIAL_TOKENS, UNK, normalizer, save_tokenizer, train_tokenizer
 
 CORPUS = [
@@ -169,3 +172,17 @@ def test_no_text_is_refused() -> None:
     """An empty corpus is an error, not an empty tokenizer."""
     with pytest.raises(ValueError, match="no text"):
         train_tokenizer([], vocab_size=400)
+
+
+def test_every_process_learns_the_same_numbers(tmp_path: Path) -> None:
+    """Processes of one run each train their own tokenizer, and a resumed run trains it again."""
+    code = (
+        "import hashlib; from tests.conftest import corpus_rows; from training.tokenizer import train_tokenizer;"
+        "made = train_tokenizer([row['text'] for row in corpus_rows()], vocab_size=500);"
+        "print(hashlib.sha256(made.to_str().encode()).hexdigest())"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+        for _ in range(4)
+    ]
+    assert len({result.stdout for result in runs}) == 1

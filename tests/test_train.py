@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, TINY
-from training.config import RunConfig
+from training.config import RunConfig, dump_config
 from training.data import load_corpus
 from training.errors import UserError
 from training.labels import Labels
@@ -152,9 +152,8 @@ def test_two_processes_give_the_metrics_of_one(
     config.model.dropout, config.model.max_tokens = 0.0, 64
     one = train(config, load_corpus(config.data.sources, labels, config.data), labels)
     module = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training.train"]
-    arguments = ["--data", corpus_file, "--output", tmp_path / "two", *SETTINGS]
-    arguments += ["--set", "model.dropout=0.0", "--set", "optim.epochs=1", "--set", "optim.learning_rate=1e-3"]
-    arguments += ["--set", "model.max_tokens=64"]
+    (tmp_path / "run.yaml").write_text(dump_config(config), encoding="utf-8")
+    arguments = ["--config", tmp_path / "run.yaml", "--output", tmp_path / "two"]
     result = run(*arguments, module=module)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "training on 2 processes" in result.stdout

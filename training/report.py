@@ -12,7 +12,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e7ebf3; --soft: #a3adc0; --line: #39414f; --fill: #7aa7e6; --page: #151a22; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+  max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p, caption { color: var(--soft); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }

@@ -112,9 +112,9 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     trained.train_from_iterator(texts, trainer)
     reserved = {*SPECIAL_TOKENS, *BYTE_PIECES}
     vocab = json.loads(trained.to_str())["model"]["vocab"]
-    # The trainer adds up in the order of a hash table that differs from run to run: rounding and sorting undo that.
-    pieces = [(piece, round(score, 6)) for piece, score in vocab if piece not in reserved]
-    pieces.sort(key=lambda pair: (-pair[1], pair[0]))
+    # The trainer adds up in the order of a hash table that differs from process to process. Rounding, and an order that
+    # does not depend on the scores, give every process of a run (and a resumed one) the same numbers.
+    pieces = sorted((piece, round(score, 3)) for piece, score in vocab if piece not in reserved)
     if not pieces:
         raise ValueError("no text to train the tokenizer on")
     return assemble(pieces)
