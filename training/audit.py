@@ -287,7 +287,7 @@ def _metadata(corpus: Corpus) -> dict[str, dict[str, Any]]:
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for source in corpus.sources:
         for file in source.files:
-            name = file.path.name if len(source.files) == 1 and file.path.name == source.name else str(file.path)
+            name = source.file_name(file)
             for record in read_records(file.path, source.mapping.separator):
                 rows[name, record.line] = record.values or {}
     return {example.id: rows[example.source, example.line] for example in corpus.examples}

@@ -113,6 +113,10 @@ class Source(_Closed):
     left_out: dict[str, int] = {}
     """Rows that the card tolerates and that are not read, by kind."""
 
+    def file_name(self, file: DataFile) -> str:
+        """How reports call a file: a plain file by its name, a card's with its folder."""
+        return file.path.name if file.path.name == self.name else str(file.path)
+
     def sha256(self) -> str:
         """Hash over the bytes of all files, in order."""
         digest = hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +14,9 @@ from training.errors import UserError
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class CompactShape(_Closed):
@@ -106,24 +109,7 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> RunCo
     Raises:
         UserError: a file that cannot be read, an unknown key or a value out of range, by name.
     """
-    tree: dict[str, Any] = {}
-    origin = "--set"
-    if path is not None:
-        origin = str(path)
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such configuration; the project's own are in configs/") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid YAML ({error})") from None
-        if not isinstance(tree, dict):
-            raise UserError(f"{path}: must hold keys and values, not a {type(tree).__name__}")
-    for setting in settings:
-        _apply(tree, setting)
-    try:
-        config = RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from None
+    config = read_settings(RunConfig, path, settings)
     if config.model.overlap >= config.model.max_tokens - 2:
         raise UserError("model.overlap must be smaller than model.max_tokens - 2, so that windows advance")
     return config
@@ -134,10 +120,35 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def read_settings(model: type[Settings], path: Path | None, settings: Sequence[str]) -> Settings:
+    """Read any closed configuration: a YAML file (or nothing but defaults), with dotted `key=value` pairs on top.
+
+    Raises:
+        UserError: a file that cannot be read, an unknown key or a value out of range, by name.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such configuration; the project's own are in configs/") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        if not isinstance(tree, dict):
+            raise UserError(f"{path}: must hold keys and values, not a {type(tree).__name__}")
+    for setting in settings:
+        _apply(tree, setting)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        faults = "; ".join(_explain(item, model) for item in error.errors())
+        raise UserError(faults if path is None else f"{path}: {faults}") from None
+
+
 def _apply(tree: dict[str, Any], setting: str) -> None:
     key, separator, value = setting.partition("=")
     if not separator or not key:
-        raise UserError(f"--set {setting}: write it as key=value, for example --set optim.epochs=3")
+        raise UserError(f"--set {setting}: write it as key=value, for example --set seed=3")
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
@@ -150,17 +161,19 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
         raise UserError(f"--set {key}: the value is not valid YAML") from None
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"unknown key {where!r}; allowed here: {', '.join(_allowed(item['loc'][:-1]))}"
+        return f"unknown key {where!r}; allowed here: {', '.join(_allowed(item['loc'][:-1], model))}"
     return f"{where}: {item['msg']} (got {item['input']!r})"
 
 
-def _allowed(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = RunConfig
+def _allowed(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """Keys of the section at a place; numbers in the place are positions in a list of sections."""
     for part in location:
-        inner = model.model_fields[str(part)].annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        if isinstance(part, str):
+            kind = model.model_fields[part].annotation
+            for inner in (kind, *get_args(kind)):
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    model = inner
     return list(model.model_fields)

@@ -113,7 +113,7 @@ def _read_all(sources: Sequence[Source], labels: Labels, config: DataConfig) -> 
     for source in sources:
         allowed = _allowed_columns(source)
         for file in source.files:
-            name = file.path.name if len(source.files) == 1 and file.path.name == source.name else str(file.path)
+            name = source.file_name(file)
             unknown: dict[str, int] = {}
             rows = 0
             for record in read_records(file.path, source.mapping.separator):

@@ -6,11 +6,11 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from training.config import read_settings
 from training.errors import UserError
 
 
@@ -103,49 +103,9 @@ class PretrainConfig(_Closed):
 
 def load_config(path: Path | None, settings: Sequence[str] = ()) -> PretrainConfig:
     """Read a configuration file and apply dotted `key=value` settings; UserError names what is wrong."""
-    tree: Any = {}
-    if path is not None:
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such configuration") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise UserError(f"{path}: not valid YAML") from None
-        if not isinstance(tree, dict):
-            raise UserError(f"{path}: must hold keys and values, not a {type(tree).__name__}")
-    for setting in settings:
-        _apply(tree, setting)
-    try:
-        config = PretrainConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError("; ".join(_explain(item) for item in error.errors())) from None
+    config = read_settings(PretrainConfig, path, settings)
     _check(config)
     return config
-
-
-def _apply(tree: dict[str, Any], setting: str) -> None:
-    key, separator, value = setting.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set {setting}: write it as key=value, for example --set max_minutes=30")
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise UserError(f"--set {key}: {parent!r} is not a section")
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {key}: the value is not valid YAML") from None
-
-
-def _explain(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] != "extra_forbidden":
-        return f"{where}: {item['msg']} (got {item['input']!r})"
-    known: dict[str, type[BaseModel]] = {"shape": Shape, "phases": Phase, "data": Source, "heldout": Source}
-    owner = known.get(str(item["loc"][0]), PretrainConfig) if len(item["loc"]) > 1 else PretrainConfig
-    return f"unknown key {where!r}; allowed here: {', '.join(owner.model_fields)}"
 
 
 def _check(config: PretrainConfig) -> None:

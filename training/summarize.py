@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import CamembertConfig, CamembertForMaskedLM
 
+from training.config import read_settings
 from training.errors import UserError, command
 from training.pretrain_config import Source
 from training.pretrain_text import read_texts
@@ -59,17 +59,7 @@ class SummarizeConfig(BaseModel):
 
 def load_config(path: Path, settings: Sequence[str] = ()) -> SummarizeConfig:
     """Read a configuration and apply `key=value` settings; UserError names what is wrong."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        tree |= {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in settings)}
-        return SummarizeConfig.model_validate(tree)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration") from None
-    except (yaml.YAMLError, TypeError):
-        raise UserError(f"{path}: not valid YAML with keys and values") from None
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)]
-        raise UserError(f"{path}: " + "; ".join(faults)) from None
+    return read_settings(SummarizeConfig, path, settings)
 
 
 class Summarizer:
