@@ -1,6 +1,6 @@
 """Score an artifact on a labelled file or card: `python -m training.evaluate ARTIFACT [--data CARD-OR-FILE]`.
 
-`evaluation` is the one function behind every figure in metrics.json: training calls it too.
+The figures are those of `training.figures`, which fills metrics.json.
 """
 
 from __future__ import annotations
@@ -15,58 +15,11 @@ import numpy as np
 
 from training.cards import SPLITS
 from training.config import load_config
-from training.data import label_matrix, load_corpus
+from training.data import load_corpus
 from training.errors import UserError, command
+from training.figures import evaluation
 from training.labels import Labels, load_labels
-from training.metrics import macro, micro, per_category, testimony_protection, voice_confusion
-from training.rows import Example
 from training.thresholds import DEFAULT, OPERATING_POINTS
-
-
-def evaluation(
-    examples: Sequence[Example],
-    scores: np.ndarray,
-    thresholds: dict[str, dict[str, Any]],
-    labels: Labels,
-    operating_point: str = DEFAULT,
-) -> dict[str, Any]:
-    """Every figure of one split at one operating point.
-
-    Args:
-        scores: calibrated probabilities of shape (examples, labels).
-        thresholds: label → operating point → {"threshold": …}, as in thresholds.json.
-    """
-    truth = label_matrix(examples, labels)
-    chosen = [thresholds[label][operating_point]["threshold"] for label in labels.ids]
-    rows = per_category(truth, scores, chosen, labels.ids)
-    flags = scores >= np.array([2.0 if threshold is None else threshold for threshold in chosen])
-    categories = len(labels.category_ids)
-    voices = slice(-len(labels.voice_ids), None)
-    answered = [
-        int(row.argmax()) if flag[int(row.argmax())] else None
-        for row, flag in zip(scores[:, voices], flags[:, voices], strict=True)
-    ]
-    routes = [route(flag[:categories].any(), row, labels) for flag, row in zip(flags, scores[:, voices], strict=True)]
-    return {
-        "examples": len(examples),
-        "operating_point": operating_point,
-        "macro": macro(rows, labels.category_ids),
-        "micro": micro(truth[:, :categories], flags[:, :categories].astype(np.float64)),
-        "labels": rows,
-        "voice_confusion": {
-            "labels": [*labels.voice_ids, "none"],
-            "rows_truth_columns_answer": voice_confusion(truth[:, voices], answered),
-        },
-        "testimony_protection": testimony_protection(routes, truth[:, voices], labels.voice_ids),
-    }
-
-
-def route(flagged: bool, voice_scores: np.ndarray, labels: Labels) -> str:
-    """What a moderation tool is told to do with a text: the likeliest voice decides where a category is flagged."""
-    if not flagged:
-        return "none"
-    likeliest = labels.voice_ids[int(voice_scores.argmax())]
-    return {"direct": "moderate", "testimony": "support"}.get(likeliest, "none")
 
 
 def score_artifact(folder: Path, texts: Sequence[str], labels: Labels) -> np.ndarray:

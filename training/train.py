@@ -129,7 +129,7 @@ def conclude(
         calibration, thresholds, metrics as their files hold them.
     """
     from training.calibration import apply_calibration, fit_calibration
-    from training.evaluate import evaluation
+    from training.figures import evaluation
     from training.thresholds import DEFAULT, choose_thresholds
 
     truth = label_matrix(corpus.split("validation"), labels)

@@ -1,0 +1,102 @@
+"""What every route asks: texts in, answers out, or a `Refusal` that each protocol words in its own shape.
+
+A protocol translates its wire format into `Gateway.predict` and back; it never touches the engine, the batcher or the
+limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from serving.batcher import Batcher, EngineError
+from serving.classifier import Classifier, Prediction
+from serving.limits import Limits
+
+Kind = Literal[
+    "invalid", "too_large", "unauthorized", "forbidden", "rate_limited", "overloaded", "failed", "unsupported"
+]
+STATUS: Mapping[Kind, int] = {
+    "invalid": 422,
+    "too_large": 413,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "rate_limited": 429,
+    "overloaded": 503,
+    "failed": 500,
+    "unsupported": 501,
+}
+
+
+@dataclass
+class Refusal(Exception):
+    """Why a request is not answered.
+
+    `message` says which field, what is allowed and what to do, and never quotes a text. `where` names the field at
+    fault, as `texts[3]`. `retry_after_s` is set where trying again later helps.
+    """
+
+    kind: Kind
+    message: str
+    where: str | None = None
+    retry_after_s: int | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the native routes; a protocol may have another for the same kind."""
+        return STATUS[self.kind]
+
+
+class Gateway:
+    """The classifier behind its batcher and limits: one in each process, shared by all routes."""
+
+    def __init__(self, classifier: Classifier, batcher: Batcher, limits: Limits) -> None:
+        self.classifier, self.batcher, self.limits = classifier, batcher, limits
+
+    @property
+    def model(self) -> dict[str, str]:
+        """Name and version of the artifact, for every answer."""
+        artifact = self.classifier.artifact
+        return {"name": artifact.name, "version": artifact.version}
+
+    async def predict(
+        self, texts: Sequence[str], *, operating_point: str | None = None, field: str = "texts"
+    ) -> list[Prediction]:
+        """Answers in the order of the texts.
+
+        Args:
+            field: what the caller's wire format calls the list, for the error's words.
+
+        Raises:
+            Refusal: a text is too long, the operating point is unknown, the queue is full, or scoring failed.
+        """
+        for index, text in enumerate(texts):
+            if len(text) > self.limits.characters:
+                where = f"{field}[{index}]"
+                allowed = f"at most {self.limits.characters} are allowed"
+                raise Refusal("invalid", f"{where}: {len(text)} characters; {allowed}", where)
+        try:
+            self.classifier.check_operating_point(operating_point)
+            scores = await self.batcher.scores(texts)
+        except ValueError as error:
+            raise Refusal("invalid", str(error), "operating_point") from None
+        except EngineError as error:
+            raise Refusal("failed", f"scoring failed ({error}); the texts were not kept") from None
+        return self.classifier.answers(scores, operating_point=operating_point)
+
+
+def actionable(prediction: Prediction, *, protect: bool) -> dict[str, float]:
+    """The score of each category for a tool that knows no voices and acts on a number.
+
+    With `protect`, a text whose likeliest voice is not `direct` has its scores multiplied by the share of `direct`
+    among the three voices (at most a half), so that somebody who tells what was done to them falls below a tool's
+    threshold. The likeliest voice decides, as it does for `route`. Without `protect` the scores are those of
+    `/predict`.
+    """
+    scores = {label: score["score"] for label, score in prediction["categories"].items()}
+    voices = prediction["voice"]["scores"]
+    if not protect or max(voices, key=lambda label: voices[label]) == "direct":
+        return scores
+    share = voices["direct"] / max(sum(voices.values()), 1e-9)
+    return {label: round(score * share, 6) for label, score in scores.items()}

@@ -1,0 +1,28 @@
+"""One file per wire protocol: translation only, from a foreign request to `Gateway.predict` and back.
+
+A protocol module has `PREFIXES` (the paths it owns), `routes(gateway)` (Starlette routes; `gateway` is a function that
+gives the process's `Gateway`) and `refuse(refusal)` (a `Refusal` in the protocol's own error shape), which also words
+what is refused before a route is reached: a bad key, an oversized body, a full queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from serving.gateway import Gateway, Refusal
+
+GetGateway = Callable[[], Gateway]
+
+
+class WireProtocol(Protocol):
+    """What a module in this folder offers."""
+
+    PREFIXES: tuple[str, ...]
+
+    def routes(self, gateway: GetGateway) -> Sequence[BaseRoute]: ...
+
+    def refuse(self, refusal: Refusal) -> Response: ...
