@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
+Shares = dict[str, float | None]
+TARGET = 0.9
+"""The precision, or recall, at which the other of the two is also given."""
+AVERAGED = ("precision", "recall", "f1", "f2", "average_precision", "roc_auc")
 
 
 def average_precision(y_true: Array, y_score: Array) -> float | None:
@@ -33,6 +37,23 @@ def precision_recall_curve(y_true: Array, y_score: Array) -> tuple[Array, Array,
     precision = true_positives / (last_of_tie + 1)
     recall = true_positives / max(float(hits.sum()), 1.0)
     return precision, recall, scores[last_of_tie]
+
+
+def recall_at_precision(y_true: Array, y_score: Array, precision: float = TARGET) -> float | None:
+    """Best recall over all thresholds that keep the precision; None if none does, or without positives."""
+    if not y_true.sum():
+        return None
+    precisions, recalls, _ = precision_recall_curve(y_true, y_score)
+    kept = recalls[precisions >= precision]
+    return float(kept.max()) if len(kept) else None
+
+
+def precision_at_recall(y_true: Array, y_score: Array, recall: float = TARGET) -> float | None:
+    """Best precision over all thresholds that keep the recall; None without positives."""
+    if not y_true.sum():
+        return None
+    precisions, recalls, _ = precision_recall_curve(y_true, y_score)
+    return float(precisions[recalls >= recall].max())
 
 
 def roc_auc(y_true: Array, y_score: Array) -> float | None:
@@ -69,58 +90,85 @@ def expected_calibration_error(y_true: Array, y_score: Array, bins: int = 10) ->
     return sum(gaps) / len(y_true)
 
 
+def brier(y_true: Array, y_score: Array) -> float | None:
+    """Mean squared distance of the probability from what is (Brier, 1950)."""
+    return float(np.mean((y_score - y_true) ** 2)) if len(y_true) else None
+
+
 def per_category(
     y_true: Array, y_score: Array, thresholds: Sequence[float | None], label_names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """All metrics of each label at its threshold (a label without threshold flags nothing).
 
     Returns:
-        label → support, threshold, precision, recall, f1, f2, average_precision, roc_auc, brier, ece.
+        label → support (positives), examples (decided), threshold, precision, recall, f1, f2, average_precision,
+        roc_auc, recall_at_precision_90, precision_at_recall_90, brier, ece.
     """
     rows: dict[str, dict[str, Any]] = {}
     for column, (name, threshold) in enumerate(zip(label_names, thresholds, strict=True)):
         decided = y_true[:, column] >= 0
         truth = np.asarray(y_true[decided, column], dtype=np.float64)
         score = np.asarray(y_score[decided, column], dtype=np.float64)
-        flagged = (score >= threshold).astype(np.float64) if threshold is not None else np.zeros_like(score)
-        at_threshold = precision_recall_f(truth, flagged)
-        has_positives = bool(truth.sum())
-        rows[name] = {
-            "support": int(truth.sum()),
-            "examples": int(decided.sum()),
-            "threshold": threshold,
-            "precision": at_threshold["precision"],
-            "recall": at_threshold["recall"],
-            "f1": at_threshold["f"],
-            "f2": precision_recall_f(truth, flagged, beta=2.0)["f"],
-            "average_precision": average_precision(truth, score),
-            "roc_auc": roc_auc(truth, score),
-            "brier": float(np.mean((score - truth) ** 2)) if has_positives else None,
-            "ece": expected_calibration_error(truth, score) if has_positives else None,
-        }
+        rows[name] = {"support": int(truth.sum()), "examples": len(truth), "threshold": threshold}
+        rows[name] |= _at_threshold(truth, score, threshold) | _over_thresholds(truth, score)
     return rows
 
 
+def _at_threshold(truth: Array, score: Array, threshold: float | None) -> dict[str, float | None]:
+    flagged = (score >= threshold).astype(np.float64) if threshold is not None else np.zeros_like(score)
+    values = precision_recall_f(truth, flagged)
+    f2 = precision_recall_f(truth, flagged, beta=2.0)["f"]
+    return {"precision": values["precision"], "recall": values["recall"], "f1": values["f"], "f2": f2}
+
+
+def _over_thresholds(truth: Array, score: Array) -> dict[str, float | None]:
+    """Of the scores themselves; how well they are calibrated is not judged on negatives alone."""
+    has_positives = bool(truth.sum())
+    return {
+        "average_precision": average_precision(truth, score),
+        "roc_auc": roc_auc(truth, score),
+        "recall_at_precision_90": recall_at_precision(truth, score),
+        "precision_at_recall_90": precision_at_recall(truth, score),
+        "brier": brier(truth, score) if has_positives else None,
+        "ece": expected_calibration_error(truth, score) if has_positives else None,
+    }
+
+
 def macro(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Unweighted means over the named labels that have positives; `over` says how many those are.
+    """Unweighted means over the named labels that have positives: `over` says how many those are, `of` of how many.
 
-    A label with positives of which none was flagged counts with precision 0, as its F1 of 0 does.
+    What is undefined for one of them, such as the precision of a label that was never flagged, is no zero and no part
+    of that mean: `left_out` names these labels, metric by metric. Recall and F1 count such a label with their 0.
     """
-    held = [rows[name] for name in names if rows[name]["support"]]
-    keys = ("precision", "recall", "f1", "f2", "average_precision", "roc_auc")
+    return _means(rows, names, dict.fromkeys(names, 1))
+
+
+def weighted(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """As `macro`, each label counting as often as it has positives."""
+    return _means(rows, names, {name: rows[name]["support"] for name in names})
+
+
+def _means(rows: Mapping[str, Mapping[str, Any]], names: Sequence[str], weights: Mapping[str, int]) -> dict[str, Any]:
+    held = [name for name in names if rows[name]["support"]]
     means: dict[str, Any] = {"over": len(held), "of": len(names)}
-    for key in keys:
-        values = [0.0 if row[key] is None and key == "precision" else row[key] for row in held]
-        defined = [value for value in values if value is not None]
-        means[key] = float(np.mean(defined)) if defined else None
-    return means
+    left_out: dict[str, list[str]] = {}
+    for key in AVERAGED:
+        defined = [name for name in held if rows[name][key] is not None]
+        if len(defined) < len(held):
+            left_out[key] = [name for name in held if name not in defined]
+        values, counts = [rows[name][key] for name in defined], [weights[name] for name in defined]
+        means[key] = float(np.average(values, weights=counts)) if defined else None
+    return means | {"left_out": left_out}
 
 
-def micro(y_true: Array, y_pred: Array) -> dict[str, float | None]:
-    """Precision, recall and F1 over all decided (example, label) pairs together."""
-    decided = y_true >= 0
-    values = precision_recall_f(np.asarray(y_true[decided]), np.asarray(y_pred[decided], dtype=np.float64))
-    return {"precision": values["precision"], "recall": values["recall"], "f1": values["f"]}
+def micro(y_true: Array, y_pred: Array) -> dict[str, float | int | None]:
+    """Precision, recall, F1 and F2 over all decided (example, label) pairs of the labels that have positives."""
+    held = (y_true == 1).any(axis=0)
+    decided = y_true[:, held] >= 0
+    truth, flagged = np.asarray(y_true[:, held][decided]), np.asarray(y_pred[:, held][decided], dtype=np.float64)
+    values, f2 = precision_recall_f(truth, flagged), precision_recall_f(truth, flagged, beta=2.0)["f"]
+    counts = {"over": int(held.sum()), "of": y_true.shape[1]}
+    return {**counts, "precision": values["precision"], "recall": values["recall"], "f1": values["f"], "f2": f2}
 
 
 def voice_confusion(y_true: Array, predicted: Sequence[int | None]) -> list[list[int]]:
@@ -139,19 +187,39 @@ def voice_confusion(y_true: Array, predicted: Sequence[int | None]) -> list[list
     return [[int(count) for count in line] for line in table]
 
 
-def testimony_protection(routes: Sequence[str], y_true_voice: Array, voices: Sequence[str]) -> dict[str, Any]:
-    """What a tool that acts on `route == "moderate"` would do: harm to those who tell, and reach on direct texts.
+def testimony_protection(acted: NDArray[np.bool_], direct: NDArray[np.bool_], protected: NDArray[np.bool_]) -> Shares:
+    """Harm to those who tell, and reach on direct texts, of a tool that acts upon some texts.
+
+    Args:
+        acted: whether it acts upon each text. direct, protected: whether each is direct; a testimony or commentary.
 
     Returns:
-        wrongly_acted_upon: share of the testimonies and commentaries routed to `moderate`, None without any.
-        direct_recall: share of the direct texts routed to `moderate`, None without any.
+        wrongly_acted_upon: share of the protected texts, None without any.
+        direct_recall: share of the direct texts, None without any.
     """
-    moderate = np.asarray([route == "moderate" for route in routes])
-    direct = y_true_voice[:, voices.index("direct")] == 1
-    protected = (y_true_voice[:, voices.index("testimony")] == 1) | (y_true_voice[:, voices.index("commentary")] == 1)
     return {
-        "wrongly_acted_upon": float(moderate[protected].mean()) if protected.any() else None,
-        "protected_texts": int(protected.sum()),
-        "direct_recall": float(moderate[direct].mean()) if direct.any() else None,
-        "direct_texts": int(direct.sum()),
+        "wrongly_acted_upon": float(acted[protected].mean()) if protected.any() else None,
+        "direct_recall": float(acted[direct].mean()) if direct.any() else None,
     }
+
+
+def at_direct_recall(
+    decision: Array, direct: NDArray[np.bool_], protected: NDArray[np.bool_], recall: float = TARGET
+) -> Shares:
+    """The same at the strictest threshold that reaches the recall on direct texts: a point of this split's own curve.
+
+    Args:
+        decision: one score a text; the tool acts from the threshold up, and never where the score is 0.
+
+    Returns:
+        threshold (halfway to the next lower score), wrongly_acted_upon, direct_recall. Where the recall cannot be
+        reached the first two are None and direct_recall is the highest there is.
+    """
+    falling = -np.sort(-decision[direct])
+    enough = np.flatnonzero(np.arange(1, len(falling) + 1) / max(len(falling), 1) >= recall)
+    if not len(enough) or falling[enough[0]] <= 0:
+        highest = testimony_protection(decision > 0, direct, protected)["direct_recall"]
+        return {"threshold": None, "wrongly_acted_upon": None, "direct_recall": highest}
+    strictest = float(falling[enough[0]])
+    lower = float(decision[decision < strictest].max(initial=0.0))
+    return {"threshold": (strictest + lower) / 2, **testimony_protection(decision >= strictest, direct, protected)}
