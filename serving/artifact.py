@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 FORMAT = 1
 REQUIRED = ("artifact.json", "calibration.json", "thresholds.json", "golden.jsonl", "tokenizer.json", "model.onnx")
-_GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+_GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx", "8bit": "model.8bit.onnx"}
+PRECISIONS = tuple(_GRAPHS)
 
 
 class ArtifactError(Exception):
@@ -31,11 +35,24 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How logits become probabilities, in the order of the labels.
+
+    sigmoid(slope · logit + intercept); where `curves` names a column, its points (logits, probabilities) joined by
+    lines instead.
+    """
+
+    slopes: tuple[float, ...]
+    intercepts: tuple[float, ...]
+    curves: dict[int, tuple[tuple[float, ...], tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A checked artifact directory.
 
     `thresholds` is operating point → label → threshold, None where there were too few positives to choose one.
-    `slopes` and `intercepts` turn logits into probabilities, in the order of `label_ids`.
+    `runs_alone`: in this precision a window's scores depend on its company, so it gets none.
     """
 
     folder: Path
@@ -46,11 +63,11 @@ class Artifact:
     context_ids: tuple[str, ...]
     voice_ids: tuple[str, ...]
     windows: Windows
-    slopes: tuple[float, ...]
-    intercepts: tuple[float, ...]
+    calibration: Calibration
     thresholds: dict[str, dict[str, float | None]]
     default_operating_point: str
     precision: str
+    runs_alone: bool
     golden: tuple[tuple[str, tuple[float, ...]], ...]
     golden_tolerance: float
     described: dict[str, Any]
@@ -74,7 +91,7 @@ def read_artifact(folder: str | Path, *, precision: str | None = None) -> Artifa
     """Read an artifact and check everything about it but the model's answers (see `Classifier.from_dir`).
 
     Args:
-        precision: `fp32` or `int8`; the artifact's own choice when left out.
+        precision: one of `PRECISIONS`; the artifact's own choice when left out.
 
     Raises:
         ArtifactError: a missing or altered file, another format, labels or thresholds that do not fit.
@@ -92,7 +109,7 @@ def read_artifact(folder: str | Path, *, precision: str | None = None) -> Artifa
         )
     try:
         return _assemble(folder, described, precision)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{folder}: lacks {error}, or holds it in another form; export the artifact again"
         ) from None
@@ -106,9 +123,6 @@ def _assemble(folder: Path, described: dict[str, Any], precision: str | None) ->
     chosen = _precision(folder, described, precision)
     _check_hashes(folder, described["files"])
     _check_model_labels(folder, order)
-    calibration = _read_json(folder / "calibration.json")["labels"]
-    if set(calibration) != set(order):
-        raise ArtifactError(f"{folder}/calibration.json: must name exactly the labels of artifact.json")
     thresholds = _read_json(folder / "thresholds.json")
     return Artifact(
         folder=folder,
@@ -122,13 +136,13 @@ def _assemble(folder: Path, described: dict[str, Any], precision: str | None) ->
             **described["windows"],
             **{**described["tokenizer"], "special_ids": frozenset(described["tokenizer"]["special_ids"])},
         ),
-        slopes=tuple(float(calibration[label].get("a", 1.0)) for label in order),
-        intercepts=tuple(float(calibration[label].get("b", 0.0)) for label in order),
+        calibration=read_calibration(folder / "calibration.json", order),
         thresholds=_thresholds(folder / "thresholds.json", thresholds, order),
         default_operating_point=thresholds["default"],
         precision=chosen,
+        runs_alone=described["precision"].get("runs", {}).get(chosen) == "alone",
         golden=_golden(folder / "golden.jsonl", len(order)),
-        golden_tolerance=float(described["golden_tolerance"]),
+        golden_tolerance=_golden_tolerance(described, chosen),
         described=described,
         thresholds_file=thresholds,
     )
@@ -142,6 +156,13 @@ def _precision(folder: Path, described: dict[str, Any], asked: str | None) -> st
     if not (folder / _GRAPHS[chosen]).is_file():
         raise ArtifactError(f"{folder}/{_GRAPHS[chosen]}: missing, which precision {chosen} needs")
     return str(chosen)
+
+
+def _golden_tolerance(described: dict[str, Any], chosen: str) -> float:
+    """A coarser precision may differ from golden.jsonl's fp32 scores by what export measured, and little more."""
+    if chosen == "fp32":
+        return float(described["golden_tolerance"])
+    return float(described["precision"]["golden_tolerance"][chosen])
 
 
 def _check_hashes(folder: Path, files: dict[str, str]) -> None:
@@ -167,6 +188,72 @@ def _check_model_labels(folder: Path, order: tuple[str, ...]) -> None:
     named = _read_json(path).get("id2label", {})
     if tuple(named.get(str(index)) for index in range(len(order))) != order or len(named) != len(order):
         raise ArtifactError(f"{path}: id2label has other labels than artifact.json, or in another order")
+
+
+_PARAMETERS = {"identity": (), "temperature": ("a",), "platt": ("a", "b"), "isotonic": ("x", "y")}
+
+
+def read_calibration(path: Path, order: tuple[str, ...]) -> Calibration:
+    """Read calibration.json: label → {"method"} and the method's numbers, checked one by one.
+
+    Raises:
+        ArtifactError: an unknown method, a number that is none, or a curve that would turn the ranking round.
+    """
+    file = _read_json(path)["labels"]
+    if set(file) != set(order):
+        raise ArtifactError(f"{path}: must name exactly the labels of artifact.json")
+    entries = {label: _checked(f"{path}: {label}", file[label]) for label in order}
+    lines = [_line(f"{path}: {label}", entry) for label, entry in entries.items()]
+    curves = {
+        index: _curve(f"{path}: {label}", entry)
+        for index, (label, entry) in enumerate(entries.items())
+        if entry["method"] == "isotonic"
+    }
+    return Calibration(tuple(slope for slope, _ in lines), tuple(intercept for _, intercept in lines), curves)
+
+
+def _checked(where: str, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise ArtifactError(f"{where} must hold a method and what it needs")
+    method = entry.get("method")
+    if method not in _PARAMETERS:
+        raise ArtifactError(f"{where}.method is {method!r}; allowed: {', '.join(_PARAMETERS)}")
+    if missing := [key for key in _PARAMETERS[method] if key not in entry]:
+        raise ArtifactError(f"{where}: lacks {', '.join(missing)}, which method {method} needs")
+    return entry
+
+
+def _line(where: str, entry: dict[str, Any]) -> tuple[float, float]:
+    used = _PARAMETERS[entry["method"]]
+    slope = _finite(f"{where}.a", entry["a"]) if "a" in used else 1.0
+    if slope <= 0:
+        raise ArtifactError(f"{where}.a is {slope}; a slope must be above 0, or the ranking turns round")
+    return slope, _finite(f"{where}.b", entry["b"]) if "b" in used else 0.0
+
+
+def _curve(where: str, entry: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    x, y = (_numbers(f"{where}.{axis}", entry[axis]) for axis in ("x", "y"))
+    if len(x) != len(y) or len(x) < 2:
+        raise ArtifactError(f"{where}: x has {len(x)} points and y {len(y)}; as many of both, and at least 2")
+    if not all(a < b for a, b in pairwise(x)):
+        raise ArtifactError(f"{where}.x must rise from point to point")
+    if not all(a <= b for a, b in pairwise(y)):
+        raise ArtifactError(f"{where}.y falls; a higher logit cannot be less probable")
+    if not (y[0] > 0 and y[-1] < 1):
+        raise ArtifactError(f"{where}.y goes from {y[0]} to {y[-1]}; probabilities above 0 and below 1 are allowed")
+    return x, y
+
+
+def _numbers(where: str, values: Any) -> tuple[float, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ArtifactError(f"{where} must be a list of numbers")
+    return tuple(_finite(f"{where}[{index}]", value) for index, value in enumerate(values))
+
+
+def _finite(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ArtifactError(f"{where} is {value!r}; a finite number is needed")
+    return float(value)
 
 
 def _thresholds(path: Path, file: dict[str, Any], order: tuple[str, ...]) -> dict[str, dict[str, float | None]]:

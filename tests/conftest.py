@@ -31,6 +31,8 @@ TINY = [
     "optim.batch_size=8",
     "optim.accumulation=2",
     "optim.learning_rate=5e-3",
+    # The same figures on every processor.
+    "optim.precision=fp32",
     "data.min_positives=0",
 ]
 

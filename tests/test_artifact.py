@@ -81,12 +81,71 @@ def _swap(value: Any) -> None:
             lambda value: value["labels"]["racism"]["balanced"].update(threshold="0.5"),
             "racism.balanced",
         ),
+        ("thresholds.json", lambda value: value["operating_points"].append("mine"), r"mine.threshold is 'missing'"),
+        ("thresholds.json", lambda value: value["labels"].update(racism=[0.5]), "holds it in another form"),
     ],
 )
 def test_what_does_not_fit_is_told_by_key(copy: Path, name: str, change: Change, expected: str) -> None:
     edit(copy / name, change)
     with pytest.raises(ArtifactError, match=expected):
         read_artifact(copy)
+
+
+CURVE = {"method": "isotonic", "x": [-4.0, 0.0, 3.0], "y": [0.01, 0.3, 0.98]}
+
+
+def set_calibration(folder: Path, label: str, entry: Any) -> None:
+    edit(folder / "calibration.json", lambda value: value["labels"].update({label: entry}))
+    rehash(folder, "calibration.json")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"method": "beta"}, r"racism\.method is 'beta'; allowed: identity, temperature, platt, isotonic"),
+        ({"a": 1.0}, r"racism\.method is None"),
+        ("platt", "racism must hold a method and what it needs"),
+        ({"method": "platt", "a": 1.0}, r"racism: lacks b, which method platt needs"),
+        ({"method": "temperature", "a": float("nan")}, r"racism\.a is nan; a finite number is needed"),
+        ({"method": "platt", "a": "1", "b": 0.0}, r"racism\.a is '1'; a finite number"),
+        ({"method": "platt", "a": -1.0, "b": 0.0}, r"racism\.a is -1\.0; a slope must be above 0"),
+        (CURVE | {"x": [0.0, 1.0]}, "racism: x has 2 points and y 3"),
+        (CURVE | {"x": [0.0], "y": [0.5]}, "at least 2"),
+        (CURVE | {"x": [-4.0, 3.0, 3.0]}, r"racism\.x must rise"),
+        (CURVE | {"y": [0.01, 0.3, 0.2]}, r"racism\.y falls"),
+        (CURVE | {"y": [0.01, float("nan"), 0.98]}, r"racism\.y\[1\] is nan"),
+        (CURVE | {"y": [0.0, 0.3, 0.98]}, r"racism\.y goes from 0\.0 to 0\.98"),
+        (CURVE | {"y": [0.01, 0.3, 1.0]}, "above 0 and below 1"),
+        (CURVE | {"x": 3.0}, r"racism\.x must be a list of numbers"),
+    ],
+)
+def test_a_calibration_that_does_not_hold_is_told_by_key(copy: Path, entry: Any, expected: str) -> None:
+    set_calibration(copy, "racism", entry)
+    with pytest.raises(ArtifactError, match=r"calibration\.json: " + expected if "racism" in expected else expected):
+        read_artifact(copy)
+
+
+def test_an_artifact_of_before_is_still_read(copy: Path) -> None:
+    """Written when there were two methods, and nothing but these keys."""
+    for label in read_artifact(copy).label_ids:
+        set_calibration(copy, label, {"method": "identity", "positives": 3})
+    set_calibration(copy, "racism", {"method": "platt", "a": 0.5, "b": -0.25, "positives": 45})
+    artifact = read_artifact(copy)
+    column = artifact.label_ids.index("racism")
+    assert (artifact.calibration.slopes[column], artifact.calibration.intercepts[column]) == (0.5, -0.25)
+    assert set(artifact.calibration.slopes) == {0.5, 1.0} and artifact.calibration.curves == {}
+
+
+def test_every_method_is_served_as_training_means_it(copy: Path, labels: Labels) -> None:
+    from training.evaluate import score_artifact
+
+    set_calibration(copy, "racism", CURVE)
+    set_calibration(copy, "grooming", {"method": "temperature", "a": 0.5})
+    set_calibration(copy, "sexism", {"method": "platt", "a": 2.0, "b": 1.0})
+    set_calibration(copy, "direct", {"method": "identity"})
+    texts = ["la chorale chante", "il insulte les gens à cause de leur origine", "il menace de publier les images"]
+    served = Classifier(read_artifact(copy)).scores(texts)
+    np.testing.assert_allclose(served, score_artifact(copy, texts, labels), atol=1e-4)
 
 
 def test_a_precision_that_is_not_there_is_told(copy: Path) -> None:
@@ -165,6 +224,29 @@ def test_an_operating_point_changes_flags_and_never_scores(copy: Path) -> None:
     assert not narrow["flagged"] and narrow["voice"]["label"] is None and narrow["route"] == "none"
     with pytest.raises(ValueError, match="recall_first, balanced, precision_first"):
         classifier.predict(["bonjour"], operating_point="best")
+
+
+def test_editing_the_thresholds_changes_flags_and_never_a_score(copy: Path) -> None:
+    """Also under a name of the operator's own."""
+
+    def add_point(value: Any) -> None:
+        value["operating_points"].append("night_shift")
+        for label in value["labels"].values():
+            label["night_shift"] = {"threshold": 0.0}
+        value["labels"]["racism"]["night_shift"] = {"threshold": None, "reason": "not our task"}
+
+    texts = ["bonjour", "il insulte les gens à cause de leur origine"]
+    before = Classifier.from_dir(copy)
+    with pytest.raises(ValueError, match="operating_point must be one of"):
+        before.predict(texts, operating_point="night_shift")
+    edit(copy / "thresholds.json", add_point)
+    after = Classifier.from_dir(copy)
+    assert np.array_equal(before.scores(texts), after.scores(texts))
+    for old, new in zip(before.predict(texts), after.predict(texts, operating_point="night_shift"), strict=True):
+        for label, answer in new["categories"].items():
+            assert answer == {"score": old["categories"][label]["score"], "flagged": label != "racism"}
+        assert new["voice"]["scores"] == old["voice"]["scores"]
+    assert after.predict(texts) == before.predict(texts)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def test_the_resolved_configuration_runs_again(tmp_path: Path) -> None:
         ("optim.epochs=-1", "optim.epochs: .* greater than 0"),
         ("model.max_tokens=many", "model.max_tokens"),
         ("model.overlap=300", "model.overlap must be smaller"),
+        ("optim.augment_kinds=[sms, smoke]", "optim.augment_kinds.1: .*allowed: accents, sms.*'smoke'"),
+        ("optim.augment=1.5", "optim.augment: .* less than or equal to 1"),
+        ("optim.average=1", "optim.average: .* less than 1"),
         ("seed", "write it as key=value"),
         ("seed.x=1", None),
     ],
@@ -55,6 +58,13 @@ def test_a_wrong_setting_is_told_by_name(setting: str, expected: str | None) -> 
 def test_a_missing_file_says_where_the_projects_own_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="configs/"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_training_texts_stay_as_they_are_unless_asked() -> None:
+    """What changes texts, targets or weights on the way is off by default."""
+    optim = load_config().optim
+    assert (optim.augment, optim.join, optim.label_smoothing, optim.average) == (0.0, 0.0, 0.0, 0.0)
+    assert load_config(None, ["optim.augment_kinds=[sms]"]).optim.augment_kinds == ["sms"]
 
 
 def test_defaults_live_in_the_class() -> None:

@@ -25,7 +25,7 @@ from training.model import (
     score,
     windows_of,
 )
-from training.sampler import Collator, StepSampler
+from training.sampler import Collator, PackingCollator, StepSampler
 
 WINDOWS = Windows(max_tokens=10, overlap=3, bos_id=0, eos_id=2, pad_id=1, unk_id=3, special_ids=(0, 1, 2, 4))
 TEXTS = ["un texte ordinaire", "la chorale chante jeudi au stade", "court"]
@@ -147,14 +147,12 @@ def test_windows_longer_than_the_encoder_are_refused(base: BaseModel, labels: La
         load_base(ModelConfig(base=str(tmp_path), max_tokens=64, overlap=8), labels)
 
 
-def test_hidden_pieces_are_drawn_in_training_only(base: BaseModel) -> None:
-    """Control tokens and padding are never hidden, and scoring sees every piece."""
+@pytest.mark.parametrize("kind", [Collator, PackingCollator])
+def test_a_share_of_the_pieces_is_hidden(base: BaseModel, kind: Any) -> None:
+    """Control tokens and padding never are."""
     features = [{"input_ids": [0, *range(300, 320), 2], "labels": [0.0]}, {"input_ids": [0, 300, 2], "labels": [0.0]}]
-    collator = Collator(base.tokenizer, base.model, 0.5)
-    base.model.train()
-    hidden = collator(features)["input_ids"] == base.tokenizer.mask_token_id
-    base.model.eval()
-    whole = collator(features)["input_ids"]
-    assert 0 < hidden[0].sum() < 20
+    whole = kind(base.tokenizer, 0.0)(features)["input_ids"]
+    hidden = kind(base.tokenizer, 0.5)(features)["input_ids"] == base.tokenizer.mask_token_id
+    assert 0 < hidden[0].sum() < 21
     assert not hidden[torch.isin(whole, torch.tensor([0, 1, 2]))].any()
-    assert whole[0].tolist() == features[0]["input_ids"]
+    assert whole[0][:22].tolist() == features[0]["input_ids"]

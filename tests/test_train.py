@@ -63,7 +63,7 @@ def test_accumulation_changes_nothing(artifact: Path, tiny_config: RunConfig, la
     corpus = load_corpus(tiny_config.data.sources, labels, tiny_config.data)
     results = []
     for parts in (1, 4):
-        config = again(tiny_config, tmp_path / f"parts{parts}", accumulation=parts)
+        config = again(tiny_config, tmp_path / f"parts{parts}", accumulation=parts, packed=False)
         config.model.dropout = 0.0
         results.append(figures(train(config, corpus, labels)))
     assert results[0] == pytest.approx(results[1], abs=1e-4)
@@ -73,7 +73,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     artifact: Path, tiny_config: RunConfig, labels: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after the first epoch, as a power cut would, and gone on with."""
-    import training.train as module
+    import training.fit as module
 
     corpus = load_corpus(tiny_config.data.sources, labels, tiny_config.data)
     config = again(tiny_config, tmp_path / "cut")

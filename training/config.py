@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from training.errors import UserError
+from training.perturb import PERTURBATIONS
+
+
+def _known(name: str) -> str:
+    if name not in PERTURBATIONS:
+        raise ValueError(f"allowed: {', '.join(PERTURBATIONS)}")
+    return name
+
+
+PerturbationName = Annotated[str, AfterValidator(_known)]
 
 
 class _Closed(BaseModel):
@@ -59,9 +69,25 @@ class OptimConfig(_Closed):
     gpu_batch_size: int | None = Field(128, ge=1)
     """Examples per step where a GPU is there; `batch_size` when null."""
     accumulation: int = Field(4, ge=1)
-    """Parts in which a step is computed on a CPU: short texts with short ones, so that little padding is computed."""
+    """Parts in which a step is computed on a CPU where `packed` is off: short texts with short ones."""
+    packed: bool = True
+    """On a CPU, compute a step's texts in one row without padding (`training.packed`)."""
     token_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of a training text's pieces that are hidden behind the mask token, drawn anew each time."""
+    augment: float = Field(0.0, ge=0, le=1)
+    """Share of the training texts written in another way (SMS spelling, look-alike letters, …), drawn every epoch."""
+    augment_kinds: list[PerturbationName] = []
+    """The ways of writing to draw from, by their name in `training.perturb`; all of them when empty."""
+    join: float = Field(0.0, ge=0, le=1)
+    """Share of the training texts joined with another, labels united, drawn every epoch."""
+    join_characters: int = Field(200, ge=1)
+    """Length up to which a text is joined to another."""
+    teacher: float = Field(0.0, ge=0, le=1)
+    """Weight of a linear teacher's probabilities in the targets (`training.teacher`), each text judged unseen."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Targets become y(1 - s) + s/2: no label is learnt as certain."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights, evaluated and kept in their place (0.998 is usual); 0 is none."""
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps over which the rate rises."""
@@ -72,7 +98,7 @@ class OptimConfig(_Closed):
     patience: int = Field(3, ge=1)
     """Evaluations without a better validation score before it stops."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 where a GPU supports it and fp32 elsewhere."""
+    """`auto` is bf16 where the GPU or the processor multiplies in it, and fp32 elsewhere."""
 
 
 class DataConfig(_Closed):

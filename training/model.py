@@ -154,11 +154,12 @@ class MaskedLoss:
     """Binary cross-entropy over decided labels only, averaged over the whole step.
 
     The average runs over the decided labels of all accumulated batches and processes (`num_items_in_batch`, which the
-    Trainer counts over targets other than -100): the model's own loss would be multiplied by their number.
+    Trainer counts over targets other than -100): the model's own loss would be multiplied by their number. With
+    `smoothing` s, a target y becomes y(1 - s) + s/2 (Szegedy et al., CVPR 2016, for two classes).
     """
 
-    def __init__(self, weights: torch.Tensor) -> None:
-        self.weights = weights
+    def __init__(self, weights: torch.Tensor, smoothing: float = 0.0) -> None:
+        self.weights, self.smoothing = weights, smoothing
 
     def __call__(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
@@ -166,7 +167,7 @@ class MaskedLoss:
         decided = labels.ne(UNKNOWN)
         losses = binary_cross_entropy_with_logits(
             outputs["logits"].float(),
-            labels.clamp(min=0).float(),
+            labels.clamp(min=0).float() * (1 - self.smoothing) + self.smoothing / 2,
             pos_weight=self.weights.to(labels.device),
             reduction="none",
         )

@@ -7,7 +7,7 @@ masked loss is averaged over the step, hence the gradient is exactly that of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,15 +15,22 @@ from torch.utils.data import Sampler
 
 
 class StepSampler(Sampler[int]):
-    """Indices of an epoch: a random order from seed and epoch, each run of `step` sorted by length."""
+    """Indices of an epoch: a random order from seed and epoch, each run of `step` sorted by length.
 
-    def __init__(self, lengths: Sequence[int], *, step: int, seed: int) -> None:
-        self._lengths, self._step, self._seed = list(lengths), step, seed
+    Where the texts change from epoch to epoch, `draw` makes those of an epoch and returns their lengths, as many.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], *, step: int, seed: int, draw: Callable[[int], list[int]] | None = None
+    ) -> None:
+        self._lengths, self._step, self._seed, self._draw = list(lengths), step, seed, draw
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer, also when it resumes: the order depends on nothing else."""
         self._epoch = epoch
+        if self._draw is not None:
+            self._lengths = self._draw(epoch)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
@@ -36,33 +43,59 @@ class StepSampler(Sampler[int]):
 
 
 class Collator:
-    """Pads a batch, and while the model is training hides a share of its pieces: no single word may carry a label."""
+    """Pads a batch, and hides a share of its pieces: no single word may carry a label."""
 
-    def __init__(self, tokenizer: Any, model: torch.nn.Module, token_dropout: float) -> None:
+    def __init__(self, tokenizer: Any, token_dropout: float) -> None:
         from transformers import DataCollatorWithPadding
 
-        self._pad, self._model, self._share = DataCollatorWithPadding(tokenizer), model, token_dropout
-        self._mask = tokenizer.mask_token_id
+        self._pad, self._hide = DataCollatorWithPadding(tokenizer), _Hider(tokenizer, token_dropout)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self._pad(features)
+        return {**batch, "input_ids": self._hide(batch["input_ids"])}
+
+
+class PackingCollator:
+    """The same without padding: a batch in one row, as `training.packed` takes it."""
+
+    def __init__(self, tokenizer: Any, token_dropout: float) -> None:
+        self._pad_id, self._hide = tokenizer.pad_token_id, _Hider(tokenizer, token_dropout)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        from training.packed import pack
+
+        batch = pack([feature["input_ids"] for feature in features], self._pad_id)
+        targets = torch.tensor([feature["labels"] for feature in features])
+        return {**batch, "input_ids": self._hide(batch["input_ids"]), "labels": targets}
+
+
+class _Hider:
+    def __init__(self, tokenizer: Any, share: float) -> None:
+        self._share, self._mask = share, tokenizer.mask_token_id
         self._special = torch.tensor(sorted(tokenizer.all_special_ids))
 
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch: dict[str, torch.Tensor] = self._pad(features)
-        if self._share and self._model.training:
-            ids = batch["input_ids"]
-            hidden = (torch.rand(ids.shape) < self._share) & ~torch.isin(ids, self._special)
-            batch["input_ids"] = ids.masked_fill(hidden, self._mask)
-        return batch
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        if not self._share:
+            return ids
+        hidden = (torch.rand(ids.shape) < self._share) & ~torch.isin(ids, self._special)
+        return ids.masked_fill(hidden, self._mask)
 
 
-def make_trainer(**arguments: Any) -> Any:
-    """A `transformers.Trainer` that draws its training batches with a `StepSampler` from the `length` column."""
+def make_trainer(*, training_collator: Any, **arguments: Any) -> Any:
+    """A `transformers.Trainer` whose training set is a `VariedTexts`, drawn with a `StepSampler`."""
     from transformers import Trainer
 
     class StepTrainer(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
-            # The dataset handed in has lost the columns that the model does not read.
-            lengths = self.train_dataset["length"]
             step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            return StepSampler(lengths, step=step, seed=self.args.seed)
+            draw = self.train_dataset.draw
+            return StepSampler(draw(0), step=step, seed=self.args.seed, draw=draw)
+
+        def get_train_dataloader(self) -> Any:
+            self.data_collator, validation = training_collator, self.data_collator
+            try:
+                return super().get_train_dataloader()
+            finally:
+                self.data_collator = validation
 
     return StepTrainer(**arguments)
