@@ -15,10 +15,11 @@ import torch
 from tests.conftest import TINY, corpus_rows
 from training import baselines
 from training.config import RunConfig, load_config
-from training.data import load_corpus
+from training.data import label_matrix, load_corpus
+from training.fit import seed_everything
 from training.labels import Labels
 from training.model import load_base, score, windows_of
-from training.train import seed_everything
+from training.predictions import write_predictions
 
 Rows = Callable[[Path, list[Any]], Path]
 
@@ -85,7 +86,7 @@ def test_the_encoder_starts_from_its_base_and_random_does_not(task: baselines.Ta
 
 def test_the_difference_is_that_of_the_table(result: dict[str, Any]) -> None:
     values = result["differences"]["mean of the seeds"]
-    assert values["difference"] == pytest.approx(mean(result, "encoder") - mean(result, "tfidf"))
+    assert values["difference"] == pytest.approx(mean(result, "encoder") - mean(result, "tfidf"), abs=2e-6)
     assert values["low"] <= values["difference"] <= values["high"]
 
 
@@ -153,33 +154,35 @@ def test_the_spread_by_hand() -> None:
     assert baselines.summarise(runs[1:2], "f")["mean"] is None
 
 
-RIGHT, WRONG = [0.9, 0.1], [0.1, 0.9]
+def test_one_group_has_a_difference_and_no_interval(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    alone = {"difference": 0.25, "low": None, "high": None, "groups": 1}
+    baselines.print_table(result | {"differences": {"mean of the seeds": alone}})
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == "encoder − tfidf, macro AP, mean of the seeds: +0.250, no interval (one group)"
 
 
-def boot(ours: list[list[float]], theirs: list[float]) -> dict[str, float]:
-    """Two groups of a positive and a negative each."""
-    truth = np.array([[1.0], [0.0]] * 2)
-    stacks = [np.array(runs)[:, :, None] for runs in (ours, [theirs])]
-    return baselines.paired_bootstrap(truth, *stacks, ["a", "a", "b", "b"], seed=1)
-
-
-def test_the_bootstrap_draws_whole_groups() -> None:
-    """We rank both groups right (AP 1), they both wrong (AP 1/2): whichever groups are drawn, 1/2.
-
-    Drawing texts instead of groups would change the share of positives, and with it their AP.
-    """
-    assert boot([RIGHT * 2], WRONG * 2) == {"difference": 0.5, "low": 0.5, "high": 0.5}
-
-
-def test_the_bootstrap_interval_by_hand() -> None:
-    """They rank group b right: b twice gives 0, a twice 1/2; one of each 1 - (1/2 · 1/2 + 1/2 · 2/4) = 1/2."""
-    values = boot([RIGHT * 2], [0.1, 0.9, 0.8, 0.2])
-    assert values == {"difference": 0.5, "low": 0.0, "high": 0.5}
-
-
-def test_several_runs_count_with_their_mean() -> None:
-    """One run right (1), one wrong (1/2), against right: 3/4 - 1. Their averaged scores would be one big tie."""
-    assert boot([RIGHT * 2, WRONG * 2], RIGHT * 2)["difference"] == -0.25
+def test_other_systems_join_by_their_scores(
+    task: baselines.Task, labels: Labels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One scores everything rightly, one a category alone: what that leaves out is said, and whom it acts upon."""
+    examples = [*task.corpus.split("validation"), *task.corpus.split("test")]
+    right = 0.8 * (label_matrix(examples, labels) == 1) + 0.1
+    files = {name: tmp_path / f"{name}.csv" for name in ("right", "single")}
+    write_predictions(files["right"], examples, right, labels)
+    write_predictions(files["single"], examples, np.where(np.isin(labels.ids, "racism"), right, np.nan), labels)
+    table = baselines.compare(task, ["majority"], seeds=1, split="test", files=files)
+    assert mean(table, "right") == mean(table, "right", "macro_f1") == mean(table, "single") == 1.0
+    # No text is direct; one in four of the testimonies is about racism.
+    assert mean(table, "right", "wrongly_acted_upon") == 0.0
+    assert mean(table, "single", "wrongly_acted_upon") == 0.25
+    baselines.print_table(table)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[2:5]] == ["majority", "right", "single"]
+    assert printed[3].split()[-2:] == ["–", "–"]
+    assert printed[5:] == [
+        "single scores 1 of 10 categories: its macros run over these alone",
+        "single scores no voices: it acts upon whatever it flags",
+    ]
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -221,6 +224,9 @@ def test_encoder_and_random_coincide_without_a_base(
         (["--seeds", "0"], "--seeds 0: at least 1"),
         (["--json", "/nowhere/table.json"], "there is no folder /nowhere"),
         (["--data", "nothing.jsonl"], "nothing.jsonl: no such card or file"),
+        (["--predictions", "tfidf=x.csv"], "must be NAME=FILE, each name once and none of encoder, "),
+        (["--predictions", "x.csv"], "must be NAME=FILE"),
+        (["--predictions", "other=nothing.csv"], "other: nothing.csv: no such file"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(

@@ -48,7 +48,10 @@ def test_the_classifier_loads_neither_torch_nor_a_web_server(artifact: Path) -> 
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("module", ["training.labels", "training.config", "training.data", "training.metrics"])
+LIGHT = ("labels", "config", "data", "metrics", "figures", "predictions", "evaluate", "compare", "operate", "score_hub")
+
+
+@pytest.mark.parametrize("module", [f"training.{name}" for name in LIGHT])
 def test_the_light_modules_do_not_load_torch(module: str) -> None:
     """So that `--check` and a wrong option answer at once."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

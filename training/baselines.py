@@ -1,7 +1,9 @@
 """What the encoder must beat: `python -m training.baselines` prints one table of it and of simpler systems.
 
 All read the same splits, are calibrated and get their thresholds on validation by `training.train.conclude`, as an
-artifact does. The table goes to stdout, a line for every finished run to stderr.
+artifact does. Any other system joins by its scores of validation and of the split (`--predictions NAME=FILE`, a file as
+`training.predictions` reads it, for example from `training.score_hub`); its thresholds are chosen on validation too.
+The table goes to stdout, a line for every finished run to stderr.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
 import tempfile
 import time
@@ -31,19 +34,23 @@ from training.calibration import apply_calibration
 from training.config import RunConfig, load_config
 from training.data import Corpus, label_matrix, load_corpus
 from training.errors import UserError, command
+from training.figures import evaluation
+from training.fit import fit, seed_everything
+from training.intervals import RESAMPLES, macro_average_precision, paired_bootstrap
 from training.labels import Labels, load_labels
-from training.metrics import average_precision
 from training.model import BaseModel, Windows, encode, load_base, score, windows_of
-from training.train import DEFAULT_CONFIG, conclude, fit, seed_everything
+from training.predictions import judge_file
+from training.thresholds import DEFAULT
+from training.train import DEFAULT_CONFIG, conclude
 
 Array = NDArray[np.floating[Any]]
 Scorer = Callable[[Sequence[str]], Array]
 Fitted = tuple[Scorer, dict[str, float]]
 """A fitted system: texts → raw scores (logits) of shape (texts, labels); and what it chose on validation."""
-TFIDF_C, FROZEN_C = (0.1, 1.0, 10.0, 100.0), (0.0001, 0.001, 0.01, 0.1, 1.0)
-"""Inverse strengths of regularisation tried on validation."""
+TFIDF_C, FROZEN_C = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5), (0.0001, 0.001, 0.01, 0.1, 1.0)
+"""Inverse strengths of regularisation tried on validation, wide enough that the best is neither the first nor last."""
 logistic = partial(LogisticRegression, class_weight="balanced", solver="liblinear", max_iter=1000, random_state=0)
-RESAMPLES = 1000
+_NAME = re.compile(r"[A-Za-z][\w.-]{0,19}")
 COLUMNS = {
     "macro_average_precision": ("macro AP", ".3f"),
     "macro_f1": ("macro F1", ".3f"),
@@ -132,17 +139,24 @@ SYSTEMS: dict[str, Callable[[Task], Fitted]] = {
 }
 
 
-def compare(task: Task, names: Sequence[str], *, seeds: int, split: str) -> dict[str, Any]:
+def compare(
+    task: Task, names: Sequence[str], *, seeds: int, split: str, files: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """Run the named systems, those that depend on a seed `seeds` times; the answer is what `--json` writes.
 
-    Its `categories` counts those with positives; its `differences` needs both encoder and tfidf.
+    Its `categories` counts those with positives; its `differences` needs both encoder and tfidf. The `notes` of a
+    system of `files` say where its figures are not of the same things as the others'.
     """
-    first, systems, scores = task.config.seed, {}, {}
+    others = {name: _of_file(name, path, task, split) for name, path in (files or {}).items()}
+    first, scores, systems = task.config.seed, {}, dict[str, dict[str, Any]]()
     for name in names:
         drawn = name in ("encoder", "random") or (name == "frozen" and task.config.model.base == "random")
         results = [_run(name, seed, task, split) for seed in (range(first, first + seeds) if drawn else [None])]
         runs, scores[name] = [run for run, _ in results], np.stack([values for _, values in results])
         systems[name] = {"runs": runs, "summary": {key: summarise(runs, key) for key in COLUMNS}}
+    for name, (run, notes) in others.items():
+        summary = {key: summarise([run], key) for key in COLUMNS}
+        systems[name] = {"runs": [run], "summary": summary, "notes": notes}
     truth = task.truth(split)[:, : len(task.labels.category_ids)]
     groups = [example.group or example.id for example in task.corpus.split(split)]
     result: dict[str, Any] = {"split": split, "texts": len(groups), "groups": len(set(groups))}
@@ -161,48 +175,30 @@ def summarise(runs: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | 
     return dict(zip(("mean", "sd", "min", "max"), (mean, *spread), strict=True))
 
 
-def macro_average_precision(truth: Array, scores: Array) -> float:
-    """Mean average precision of the columns that have positives, over decided rows; NaN without any."""
-    pairs = [(labels[labels >= 0], column[labels >= 0]) for labels, column in zip(truth.T, scores.T, strict=True)]
-    values = [value for pair in pairs if (value := average_precision(*pair)) is not None]
-    return float(np.mean(values)) if values else float("nan")
-
-
-def paired_bootstrap(truth: Array, ours: Array, theirs: Array, groups: Sequence[str], *, seed: int) -> dict[str, float]:
-    """Difference of two systems' macro average precision, and its 95 % percentile interval over redrawn groups.
-
-    Both are judged on the same texts (Koehn, EMNLP 2004); of several runs the mean of the macros counts. `truth` is
-    (examples, categories) with 1, 0 or -100, `ours` and `theirs` are (runs, examples, categories).
-    """
-
-    def difference(rows: Any) -> float:
-        means = [np.mean([macro_average_precision(truth[rows], run[rows]) for run in runs]) for runs in (ours, theirs)]
-        return float(means[0] - means[1])
-
-    names, owner = np.unique(groups, return_inverse=True)
-    members = [np.flatnonzero(owner == index) for index in range(len(names))]
-    chance = np.random.default_rng(seed)
-    draws = [chance.integers(len(names), size=len(names)) for _ in range(RESAMPLES)]
-    values = [difference(np.concatenate([members[index] for index in draw])) for draw in draws]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return {"difference": difference(np.arange(len(truth))), "low": float(low), "high": float(high)}
-
-
 def print_table(result: Mapping[str, Any]) -> None:
     """One row a system, mean ± standard deviation over lowest–highest; then the differences."""
     size = f"{result['texts']} texts in {result['groups']} groups, macro over {result['categories']} categories"
     print(f"{result['split']}: {size}, balanced thresholds from validation, {result['threads']} threads")
-    print(f"{'system':10}{'runs':>4}" + "".join(f"{title:>17}" for title, _ in COLUMNS.values()))
+    width = max(10, *(len(name) + 1 for name in result["systems"]))
+    print(f"{'system':{width}}{'runs':>4}" + "".join(f"{title:>17}" for title, _ in COLUMNS.values()))
     for name, system in result["systems"].items():
         cells = [_cell(system["summary"][key], form) for key, (_, form) in COLUMNS.items()]
-        print(f"{name:10}{len(system['runs']):>4}" + "".join(f"{above:>17}" for above, _ in cells))
+        print(f"{name:{width}}{len(system['runs']):>4}" + "".join(f"{above:>17}" for above, _ in cells))
         if any(below for _, below in cells):
-            print(" " * 14 + "".join(f"{below:>17}" for _, below in cells))
+            print(" " * (width + 4) + "".join(f"{below:>17}" for _, below in cells))
     for name, values in result["differences"].items():
-        interval = f"95 % interval {values['low']:+.3f} to {values['high']:+.3f} ({RESAMPLES} resamples of groups)"
-        print(f"encoder − tfidf, macro AP, {name}: {values['difference']:+.3f}, {interval}")
+        print(f"encoder − tfidf, macro AP, {name}: {values['difference']:+.3f}, {_interval(values)}")
+    for name, system in result["systems"].items():
+        for note in system.get("notes", []):
+            print(f"{name} {note}")
     if result["split"] == "validation":
         print("note: validation also chose epoch, C and thresholds, so these figures are too good for every system")
+
+
+def _interval(values: Mapping[str, Any]) -> str:
+    if values["low"] is None:
+        return "no interval (one group)"
+    return f"95 % interval {values['low']:+.3f} to {values['high']:+.3f} ({RESAMPLES} resamples of groups)"
 
 
 def _cell(summary: Mapping[str, float | None], form: str) -> tuple[str, str]:
@@ -223,12 +219,39 @@ def _run(name: str, seed: int | None, task: Task, split: str) -> tuple[dict[str,
             logits[part] = scorer(texts)
             ms_per_text[part] = 1000 * (time.perf_counter() - started) / len(texts)
     calibration, _, metrics = conclude(logits, task.corpus, task.labels)
-    macro, figures = metrics[split]["macro"], dict(metrics[split]["testimony_protection"])
-    figures |= {"macro_average_precision": macro["average_precision"], "macro_f1": macro["f1"]}
-    figures |= {"fit_seconds": fit_seconds, "ms_per_text": ms_per_text[split]}
-    run = {"seed": seed, **{key: figures[key] for key in COLUMNS}, **choices}
-    print(f"{name}:", *(f"{key} {value:.4g}" for key, value in run.items() if value is not None), file=sys.stderr)
+    figures = _figures(metrics[split]) | {"fit_seconds": fit_seconds, "ms_per_text": ms_per_text[split]}
+    run = {"seed": seed, **figures, **choices}
+    _log(name, run)
     return run, apply_calibration(logits[split], calibration, task.labels.ids)[:, : len(task.labels.category_ids)]
+
+
+def _of_file(name: str, path: Path, task: Task, split: str) -> tuple[dict[str, Any], list[str]]:
+    """The figures of another system's scores, and what to know of them."""
+    system = judge_file(path, task.corpus, task.labels, split=split, point=DEFAULT)
+    metrics = evaluation(task.corpus.split(split), system.scores, system.thresholds, task.labels, resamples=0)
+    run = {"seed": None, **_figures(metrics), "fit_seconds": None, "ms_per_text": None}
+    _log(name, run)
+    of = task.labels.category_ids
+    lacks = len(set(of) & set(metrics["not_scored"]))
+    notes = [f"scores {len(of) - lacks} of {len(of)} categories: its macros run over these alone"] if lacks else []
+    notes += [] if metrics["voice_confusion"] else ["scores no voices: it acts upon whatever it flags"]
+    return run, notes
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of the table that a split's figures fill."""
+    protection = metrics["testimony_protection"]
+    acted = protection if metrics["voice_confusion"] else protection["without_voices"]
+    return {
+        "macro_average_precision": metrics["macro"]["average_precision"],
+        "macro_f1": metrics["macro"]["f1"],
+        "wrongly_acted_upon": acted["wrongly_acted_upon"],
+        "direct_recall": acted["direct_recall"],
+    }
+
+
+def _log(name: str, run: Mapping[str, Any]) -> None:
+    print(f"{name}:", *(f"{key} {value:.4g}" for key, value in run.items() if value is not None), file=sys.stderr)
 
 
 def _differences(truth: Array, encoder: Array, tfidf: Array, groups: Sequence[str], seed: int) -> dict[str, Any]:
@@ -248,7 +271,11 @@ def _fit_linear(task: Task, features: Callable[..., Any], make: Callable[..., An
     def scores(c: float, rows: Any) -> Array:
         return np.stack([decide(rows) for decide in fitted[c]], axis=1)
 
-    best = max(grid, key=lambda c: macro_average_precision(truth[:, :categories], scores(c, held)[:, :categories]))
+    def validation(c: float) -> float:
+        macro = macro_average_precision(truth[:, :categories], scores(c, held)[:, :categories])
+        return float(macro(np.ones((1, len(truth))))[0])
+
+    best = max(grid, key=validation)
     return lambda texts: scores(best, features(texts)), {"C": best}
 
 
@@ -261,6 +288,25 @@ def _fit_label(classifier: Any, features: Any, target: Array) -> Callable[[Any],
     return decide
 
 
+def parse_files(texts: Sequence[str]) -> dict[str, Path]:
+    """name → file of each NAME=FILE.
+
+    Raises:
+        UserError: something else, a name that stands twice or is one of ours, or no such file.
+    """
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not _NAME.fullmatch(name) or not path or name in SYSTEMS or name in files:
+            raise UserError(
+                f"--predictions {text!r}: must be NAME=FILE, each name once and none of {', '.join(SYSTEMS)}"
+            )
+        if not Path(path).is_file():
+            raise UserError(f"--predictions {name}: {path}: no such file")
+        files[name] = Path(path)
+    return files
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.baselines", description="What the encoder must beat.")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="default: configs/default.yaml")
@@ -268,6 +314,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="runs of what depends on a seed; default: 5")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--only", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS), metavar="NAME")
+    parser.add_argument(
+        "--predictions", action="append", default=[], metavar="NAME=FILE", help="another system's scores; repeatable"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every run there")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="for example optim.epochs=3")
     return parser.parse_args()
@@ -282,6 +331,7 @@ def main() -> int:
         raise UserError(f"--seeds {arguments.seeds}: at least 1")
     if arguments.json and not arguments.json.parent.is_dir():
         raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    files = parse_files(arguments.predictions)
     task = Task(config, load_corpus(config.data.sources, labels, config.data), labels)
     if missing := [split for split in ("train", "validation", arguments.split) if not task.texts(split)]:
         raise UserError(f"the data has no {missing[0]} split: systems are fitted on train and tuned on validation")
@@ -289,7 +339,7 @@ def main() -> int:
     if config.model.base == "random" and {"encoder", "random"} <= set(names):
         print("note: model.base is 'random': encoder and random coincide, random is left out", file=sys.stderr)
         names.remove("random")
-    result = compare(task, names, seeds=arguments.seeds, split=arguments.split)
+    result = compare(task, names, seeds=arguments.seeds, split=arguments.split, files=files)
     print_table(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -168,7 +168,10 @@ def main() -> int:
     if _is_first():
         from training.evaluate import print_evaluation, read_json
 
-        print_evaluation(read_json(target / "metrics.json")["test"], labels)
+        if test := read_json(target / "metrics.json")["test"]:
+            print_evaluation(test, labels)
+        else:
+            print("the data has no test split, so nothing was measured")
         print(f"artifact written to {target}; serve it with: python -m serving --artifact {target}")
     return 0
 
