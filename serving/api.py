@@ -1,182 +1,175 @@
-"""The HTTP surface: /predict, /labels, /info and the start page. BentoML adds /livez, /readyz and /metrics."""
+"""The native routes: /predict, /labels, /info, /metrics, the description and the start page; and the protocols' own."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from html import escape
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
 
-from serving.batcher import Batcher, EngineError
-from serving.classifier import Classifier
-from serving.limits import MAX_TEXTS, BodyLimit, Limits
+from serving.gateway import Gateway, Refusal
+from serving.limits import Limits
+from serving.middleware import as_json, broken, refused
+from serving.observe_metrics import exposition
+from serving.openapi import EXAMPLE, PredictRequest, document
+from serving.protocols import PROTOCOLS, GetGateway
 
-_EXAMPLE = "La chorale répète à 18 h."
-
-
-class PredictRequest(BaseModel):
-    """Texts to look at, and at which operating point to flag them."""
-
-    # Validation errors must never show what somebody wrote.
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-
-    texts: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS, examples=[[_EXAMPLE]])]
-    operating_point: Annotated[str | None, Field(examples=["balanced"])] = None
-
-
-class ScoreModel(BaseModel):
-    score: Annotated[float, Field(ge=0, le=1)]
-    flagged: bool
+_STYLE = """
+:root { color-scheme: light dark } body { font: 16px/1.6 system-ui, sans-serif; max-width: 42rem; margin: 3rem auto;
+padding: 0 1rem } code { background: color-mix(in srgb, currentColor 10%, transparent); padding: .1em .3em;
+border-radius: .2em } pre { overflow-x: auto; padding: 1rem; border: 1px solid; border-radius: .4rem }
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_PAGE_POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; frame-ancestors 'none'"
 
 
-class VoiceModel(BaseModel):
-    label: str | None
-    scores: dict[str, float]
+def create_app(limits: Limits) -> Starlette:
+    """The routes, without what stands before them; `app.state.gateway` must be set before they answer.
 
+    Plain Starlette: of the time that a request takes beside the engine, a framework's own checks would be the most.
+    """
 
-class PredictionModel(BaseModel):
-    categories: dict[str, ScoreModel]
-    minor_involved: ScoreModel
-    voice: VoiceModel
-    flagged: bool
-    route: Annotated[str, Field(pattern="^(moderate|support|none)$")]
+    def gateway() -> Gateway:
+        shared: Gateway = app.state.gateway
+        return shared
 
-
-class ModelName(BaseModel):
-    name: str
-    version: str
-
-
-class PredictResponse(BaseModel):
-    model: ModelName
-    predictions: list[PredictionModel]
-
-
-class ErrorBody(BaseModel):
-    message: str
-
-
-class ErrorResponse(BaseModel):
-    """What went wrong, at which key, and what is allowed; never the text."""
-
-    error: ErrorBody
-
-
-class State:
-    """What the routes need, set once the artifact has been read."""
-
-    def __init__(self, classifier: Classifier, batcher: Batcher) -> None:
-        self.classifier, self.batcher = classifier, batcher
-        artifact = classifier.artifact
-        self.model = {"name": artifact.name, "version": artifact.version}
-
-
-def create_app(limits: Limits) -> FastAPI:
-    """The application; `app.state.vigie` must hold a `State` before it answers."""
-    # Swagger's and ReDoc's pages load scripts from elsewhere, so neither is served.
-    app = FastAPI(title="Vigie", version="1", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
-    app.add_middleware(BodyLimit, limit=limits.body_bytes)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    errors: dict[int | str, dict[str, Any]] = {
-        413: {"model": ErrorResponse, "description": "The request is too large."},
-        422: {"model": ErrorResponse, "description": "A field is missing, unknown or out of range."},
-        500: {"model": ErrorResponse, "description": "Scoring failed."},
-    }
-
-    @app.post("/predict", response_model=PredictResponse, responses=errors, summary="Look at 1 to 64 texts")
-    async def predict(body: PredictRequest) -> Response:
-        state: State = app.state.vigie
-        for index, text in enumerate(body.texts):
-            if len(text) > limits.characters:
-                return _error(422, f"texts[{index}]: {len(text)} characters; at most {limits.characters} are allowed")
-        try:
-            state.classifier.check_operating_point(body.operating_point)
-            scores = await state.batcher.scores(body.texts)
-        except ValueError as error:
-            return _error(422, str(error))
-        except EngineError as error:
-            return _error(500, f"scoring failed ({error}); the texts were not kept")
-        predictions = state.classifier.answers(scores, operating_point=body.operating_point)
-        return _json({"model": state.model, "predictions": predictions})
-
-    @app.get("/labels", summary="Ids, French names, definitions, law and help lines")
-    async def labels() -> dict[str, Any]:
-        described: dict[str, Any] = app.state.vigie.classifier.artifact.labels
-        return described
-
-    @app.get("/info", summary="Model, data cards and thresholds")
-    async def info() -> dict[str, Any]:
-        return _info(app.state.vigie.classifier, limits)
-
-    @app.get("/docs.json", include_in_schema=False)
-    async def docs() -> dict[str, Any]:
-        # Where BentoML would answer with a description of its own that leaves our routes out.
-        return app.openapi()
-
-    @app.get("/", include_in_schema=False)
-    async def start_page() -> HTMLResponse:
-        return HTMLResponse(_start_page(app.state.vigie.model))
-
+    routes = [*_native_routes(gateway, limits), *(route for one in PROTOCOLS for route in one.routes(gateway))]
+    handlers: dict[Any, Any] = {Refusal: _on_refusal, HTTPException: _on_http_error, Exception: _on_error}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    # A redirection would repeat whatever stands in the Host header.
+    app.router.redirect_slashes = False
     return app
 
 
-def _info(classifier: Classifier, limits: Limits) -> dict[str, Any]:
-    artifact = classifier.artifact
+def _native_routes(gateway: GetGateway, limits: Limits) -> list[BaseRoute]:
+    described = document(limits)
+
+    async def predict(request: Request) -> Response:
+        asked = _parse(await request.body())
+        predictions = await gateway().predict(asked.texts, operating_point=asked.operating_point)
+        return as_json({"model": gateway().model, "predictions": predictions})
+
+    async def labels(_: Request) -> Response:
+        return as_json(gateway().classifier.artifact.labels)
+
+    async def info(_: Request) -> Response:
+        return as_json(_info(gateway()))
+
+    async def openapi(_: Request) -> Response:
+        return as_json(described)
+
+    async def start_page(_: Request) -> Response:
+        return HTMLResponse(_start_page(gateway().model), headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    return [
+        Route("/predict", predict, methods=["POST"]),
+        Route("/labels", labels),
+        Route("/info", info),
+        Route("/metrics", _metrics),
+        Route("/openapi.json", openapi),
+        # Where BentoML has its own description, which leaves our routes out.
+        Route("/docs.json", openapi),
+        Route("/", start_page),
+    ]
+
+
+def _parse(body: bytes) -> PredictRequest:
+    """The request, or a Refusal that names every field at fault and repeats nothing of it."""
+    try:
+        return PredictRequest.model_validate(_json(body))
+    except ValidationError as error:
+        faults = [_fault(item) for item in error.errors(include_input=False, include_url=False)]
+        raise Refusal("invalid", "; ".join(message for _, message in faults), faults[0][0]) from None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        # The slower parser takes halves of surrogate pairs, which messages cut in the middle of an emoji contain.
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refusal("invalid", "the body is not valid JSON") from None
+
+
+def _fault(item: Any) -> tuple[str | None, str]:
+    """Where, and what is expected there."""
+    if item["type"] == "extra_forbidden":
+        # The name of an unknown key was written by somebody too.
+        return None, "unknown key in the body; allowed: texts, operating_point"
+    where = ""
+    for part in item["loc"]:
+        where += f"[{part}]" if isinstance(part, int) else f".{part}"
+    where = where.lstrip(".")
+    return where or None, f"{where or 'the body'}: {item['msg'].lower()}"
+
+
+async def _metrics(_: Request) -> Response:
+    """What this process and its siblings counted.
+
+    BentoML's own figures are off: it would keep some for every path that anybody ever asked for.
+    """
+    return Response(exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _info(gateway: Gateway) -> dict[str, Any]:
+    artifact, limits = gateway.classifier.artifact, gateway.limits
     return {
-        "model": {"name": artifact.name, "version": artifact.version},
+        "model": gateway.model,
         "precision": artifact.precision,
         "base_model": artifact.described["base_model"],
         "data": artifact.described["data"],
         "windows": artifact.described["windows"],
         "thresholds": artifact.thresholds_file,
-        "limits": {"texts": MAX_TEXTS, "characters": limits.characters, "body_bytes": limits.body_bytes},
+        "limits": {
+            "texts": limits.texts,
+            "characters": limits.characters,
+            "body_bytes": limits.body_bytes,
+            "deadline_ms": limits.deadline_ms,
+        },
     }
 
 
-async def _validation_error(_: Request, error: Exception) -> Response:
-    """Every field at fault with what is expected there; the default answer would echo the input."""
-    assert isinstance(error, RequestValidationError)
-    faults = [_fault(item) for item in error.errors()]
-    return _error(422, "; ".join(faults))
+async def _on_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return refused(request.url.path, error)
 
 
-def _fault(item: dict[str, Any]) -> str:
-    if item["type"] == "json_invalid":
-        return "the body is not valid JSON"
-    where = ""
-    for part in item["loc"][1:]:
-        where += f"[{part}]" if isinstance(part, int) else f".{part}"
-    if item["type"] == "extra_forbidden":
-        # The name of an unknown key was written by somebody too.
-        return "unknown key in the body; allowed: texts, operating_point"
-    return f"{where.lstrip('.') or 'the body'}: {item['msg'].lower()}"
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    """No such path or method, in our shape; the path is not repeated, for somebody wrote it."""
+    assert isinstance(error, HTTPException)
+    known = {404: "no such path; GET / lists what there is", 405: "this path takes another method"}
+    body = {"error": {"message": known.get(error.status_code, error.detail)}}
+    response = as_json(body, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
 
 
-def _error(status: int, message: str) -> Response:
-    return _json({"error": {"message": message}}, status)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status_code=status, media_type="application/json")
+async def _on_error(request: Request, error: Exception) -> Response:
+    return broken(request.url.path, error)
 
 
 def _start_page(model: dict[str, str]) -> str:
     return f"""<!doctype html>
 <html lang="fr"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Vigie</title><style>
-:root {{ color-scheme: light dark }} body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 42rem; margin: 3rem auto;
-padding: 0 1rem }} code {{ background: color-mix(in srgb, currentColor 10%, transparent); padding: .1em .3em;
-border-radius: .2em }} pre {{ overflow-x: auto; padding: 1rem; border: 1px solid; border-radius: .4rem }}
-</style></head><body>
+<title>Vigie</title><style>{_STYLE}</style></head><body>
 <h1>Vigie</h1>
 <p>Repère dans un texte français les signes de sollicitation de mineurs, de chantage sexuel et de harcèlement, et
 distingue le témoignage d'une victime du message qui fait du mal. Vigie propose ; une personne décide.</p>
 <p>Modèle : <code>{escape(model["name"])}</code>, version <code>{escape(model["version"])}</code></p>
-<pre>POST /predict   {{"texts": ["{_EXAMPLE}"]}}</pre>
+<pre>POST /predict   {{"texts": ["{EXAMPLE}"]}}</pre>
 <ul><li><a href="labels">/labels</a> : catégories, définitions, droit et lignes d'aide</li>
 <li><a href="info">/info</a> : modèle, données, seuils</li>
 <li><a href="openapi.json">/openapi.json</a> : description de l'interface</li>

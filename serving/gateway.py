@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from serving.batcher import Batcher, EngineError
+from serving.batcher import Batcher, EngineError, Overloaded
 from serving.classifier import Classifier, Prediction
 from serving.limits import Limits
+from serving.observe_facts import note_texts
+
+if TYPE_CHECKING:
+    from serving.observe_metrics import Metrics
 
 Kind = Literal[
     "invalid", "too_large", "unauthorized", "forbidden", "rate_limited", "overloaded", "failed", "unsupported"
@@ -29,7 +33,7 @@ STATUS: Mapping[Kind, int] = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Refusal(Exception):
     """Why a request is not answered.
 
@@ -51,8 +55,10 @@ class Refusal(Exception):
 class Gateway:
     """The classifier behind its batcher and limits: one in each process, shared by all routes."""
 
-    def __init__(self, classifier: Classifier, batcher: Batcher, limits: Limits) -> None:
-        self.classifier, self.batcher, self.limits = classifier, batcher, limits
+    def __init__(
+        self, classifier: Classifier, batcher: Batcher, limits: Limits, *, metrics: Metrics | None = None
+    ) -> None:
+        self.classifier, self.batcher, self.limits, self.metrics = classifier, batcher, limits, metrics
 
     @property
     def model(self) -> dict[str, str]:
@@ -63,27 +69,49 @@ class Gateway:
     async def predict(
         self, texts: Sequence[str], *, operating_point: str | None = None, field: str = "texts"
     ) -> list[Prediction]:
-        """Answers in the order of the texts.
+        """Answers in the order of the texts. Cancelled, as when the client leaves, it costs no further inference.
 
         Args:
             field: what the caller's wire format calls the list, for the error's words.
 
         Raises:
-            Refusal: a text is too long, the operating point is unknown, the queue is full, or scoring failed.
+            Refusal: there are too many texts or one is too long, the operating point is unknown, the queue is full,
+                the deadline passed, or scoring failed.
         """
+        note_texts(texts)
+        self._check(texts, field)
+        try:
+            self.classifier.check_operating_point(operating_point)
+        except ValueError as error:
+            raise Refusal("invalid", str(error), "operating_point") from None
+        if not texts:
+            return []
+        try:
+            scores = await self.batcher.scores(texts)
+        except Overloaded as error:
+            raise Refusal("overloaded", str(error), retry_after_s=error.retry_after_s) from None
+        except EngineError as error:
+            raise Refusal("failed", f"scoring failed ({error}); the texts were not kept") from None
+        predictions = self.classifier.answers(scores, operating_point=operating_point)
+        if self.metrics:
+            self.metrics.record_answers(scores, predictions)
+        return predictions
+
+    def check_room(self) -> None:
+        """Raises Refusal where the queue is so full that reading a request would be for nothing."""
+        try:
+            self.batcher.check_room()
+        except Overloaded as error:
+            raise Refusal("overloaded", str(error), retry_after_s=error.retry_after_s) from None
+
+    def _check(self, texts: Sequence[str], field: str) -> None:
+        if len(texts) > self.limits.texts:
+            raise Refusal("invalid", f"{field}: {len(texts)} texts; at most {self.limits.texts} are allowed", field)
         for index, text in enumerate(texts):
             if len(text) > self.limits.characters:
                 where = f"{field}[{index}]"
                 allowed = f"at most {self.limits.characters} are allowed"
                 raise Refusal("invalid", f"{where}: {len(text)} characters; {allowed}", where)
-        try:
-            self.classifier.check_operating_point(operating_point)
-            scores = await self.batcher.scores(texts)
-        except ValueError as error:
-            raise Refusal("invalid", str(error), "operating_point") from None
-        except EngineError as error:
-            raise Refusal("failed", f"scoring failed ({error}); the texts were not kept") from None
-        return self.classifier.answers(scores, operating_point=operating_point)
 
 
 def actionable(prediction: Prediction, *, protect: bool) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The real thing: `python -m serving` as a process, asked over HTTP; and the Bento that `bentoml build` makes."""
+"""The real thing: `python -m serving` as processes, asked over HTTP; and the Bento that `bentoml build` makes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from serving import Classifier
@@ -27,8 +29,30 @@ START_LIMIT_S = 90
 @dataclass(frozen=True)
 class Server:
     url: str
+    port: int
     process: subprocess.Popen[bytes]
     log: Path
+    client: httpx.Client
+    trust: ssl.SSLContext | bool
+
+    def workers(self) -> set[int]:
+        """Process ids of the workers that this server started."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        return {child.pid for child in family if _is_worker(child)}
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "_bentoml_impl.worker.service" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def wait_until(true: Callable[[], bool], what: str, *, limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < deadline, f"{what}: not within {limit_s} s"
+        time.sleep(0.1)
 
 
 def free_port() -> int:
@@ -38,30 +62,50 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], log: Path, **environment: str) -> Iterator[Server]:
-    """Start a server, wait until it is ready, and end it."""
+def running(
+    command: list[str], log: Path, *, trust: ssl.SSLContext | None = None, **environment: str
+) -> Iterator[Server]:
+    """Start a server, wait until it is ready, and end it. With `trust`, it is asked over HTTPS."""
     port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--port", str(port)], cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=output
         )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_LIMIT_S
-        while not _ready(url):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text(encoding="utf-8")
-            time.sleep(0.2)
-        yield Server(url, process, log)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    url = f"{'https' if trust else 'http'}://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, verify=trust or True, trust_env=False, timeout=30) as client:
+        try:
+            deadline = time.monotonic() + START_LIMIT_S
+            while not _ready(client):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text(encoding="utf-8")
+                time.sleep(0.2)
+            yield Server(url, port, process, log, client, trust or True)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
 
 
-def _ready(url: str) -> bool:
+def _ready(client: httpx.Client) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+        return client.get("/readyz", timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+@contextmanager
+def connected(server: Server) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while chunk := connection.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        # It closed without having read all that was sent.
+        pass
+    return received
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +161,6 @@ def test_no_text_reaches_log_or_metrics(server: Server) -> None:
     assert CANARY not in server.log.read_text(encoding="utf-8")
 
 
-def test_it_ends_when_told(artifact: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "serving", "--artifact", str(artifact), "--workers", "1"]
-    with running(command, tmp_path / "log.txt") as server:
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
-
-
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "serving", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
@@ -133,6 +170,23 @@ def test_without_an_artifact_one_line_says_how_to_make_one(tmp_path: Path) -> No
     result = run("--artifact", tmp_path)
     assert result.returncode == 2
     assert "training.train" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--host", "0.0.0.0"], "there are no API keys"),
+        (["--host", "::"], "there are no API keys"),
+        (["--host", "localhost"], "an IP address is needed"),
+        (["--ssl-certfile", "x.pem"], "belong together"),
+        (["--ssl-certfile", "x.pem", "--ssl-keyfile", "x.pem"], "x.pem: No such file"),
+        (["--workers", "0"], "--workers must be 1 or more"),
+    ],
+)
+def test_what_would_serve_too_much_or_not_at_all_is_told(arguments: list[str], expected: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert expected in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
 def test_a_taken_port_is_told(artifact: Path) -> None:
@@ -167,6 +221,7 @@ def test_the_bento_holds_serving_and_the_artifact_alone(bento: tuple[Path, dict[
     assert not (folder / "src/artifacts/vigie-compact/model.safetensors").exists()
     requirements = (folder / "env/python/requirements.txt").read_text(encoding="utf-8").lower()
     assert "onnxruntime" in requirements and "torch" not in requirements and "transformers" not in requirements
+    assert "BENTOML_DO_NOT_TRACK=True" in (folder / "env/docker/Dockerfile").read_text(encoding="utf-8")
 
 
 def test_the_built_bento_serves_the_same_scores(

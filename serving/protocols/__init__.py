@@ -2,7 +2,8 @@
 
 A protocol module has `PREFIXES` (the paths it owns), `routes(gateway)` (Starlette routes; `gateway` is a function that
 gives the process's `Gateway`) and `refuse(refusal)` (a `Refusal` in the protocol's own error shape), which also words
-what is refused before a route is reached: a bad key, an oversized body, a full queue.
+what is refused before a route is reached: a bad key, an oversized body, a full queue. Where several own a path, the
+longest prefix decides. A `Refusal` that a route raises is worded the same way, so none needs to catch it.
 """
 
 from __future__ import annotations
@@ -26,3 +27,7 @@ class WireProtocol(Protocol):
     def routes(self, gateway: GetGateway) -> Sequence[BaseRoute]: ...
 
     def refuse(self, refusal: Refusal) -> Response: ...
+
+
+PROTOCOLS: tuple[WireProtocol, ...] = ()
+"""The modules that are served. They are imported below what they themselves import from here."""
