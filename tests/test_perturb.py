@@ -52,7 +52,7 @@ def test_the_normaliser_undoes_what_the_eye_does_not_see(name: str) -> None:
     """For every letter with a disguise; except the lunate sigma, which decomposes into a final sigma."""
     chain, letters = normalizer(), " ".join([TEXT, *(f"a{letter}b" for letter in perturb.LOOKALIKES)])
     for seed in range(20):
-        made = PERTURBATIONS[name].apply(letters, random.Random(seed)).replace("ϲ", "c")
+        made = PERTURBATIONS[name].apply(letters, random.Random(seed))
         assert made != letters
         assert chain.normalize_str(made) == chain.normalize_str(letters)
 

@@ -33,7 +33,17 @@ SPELLINGS = [
     ("apostrophes", "l’été l`été l´été lʼété", "l'été l'été l'été l'été"),
     ("quotation marks and dashes", "« oui » – “non”", '" oui " - "non"'),
     ("ligatures", "cœur ﬁlle Straße", "coeur fille strasse"),
-    ("long runs, but not of digits", "nooooooon !!!!!! 100000", "nooon !!! 100000"),
+    ("long runs, but not of digits", "nooooooon !!!!!! 100000", "non !!! 100000"),
+    ("letters drawn out, but not doubled ones", "ellle est alllllée, elle aussi", "ele est alée, elle aussi"),
+    ("words spelled out", "c h a t  c.h.a.t c*h*a*t c_h_a_t, u.s.a.", "chat chat chat chat, usa."),
+    ("three single letters are words", "c t a la plage, qu'y a-t-il", "c t a la plage, qu'y a-t-il"),
+    (
+        "digits and signs for letters",
+        "ph0to chant4ge m3nace me$sage r1en",
+        "photo chantage menace message rien",
+    ),
+    ("numbers stay", "14h30, salle 3, ps5, 2main, 3018", "14h30, salle 3, ps5, 2main, 3018"),
+    ("a lunate sigma", "ϲhat", "chat"),
     ("spaces", "  un\u00a0 \tdeux\n\ntrois ", "un deux trois"),
 ]
 

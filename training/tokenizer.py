@@ -32,16 +32,34 @@ MISPLACED_MARK = rf"(?<![aceiouy])[{FRENCH_MARKS}]+"
 # After lower-casing: Cyrillic, Greek and Latin-like letters that a reader takes for the Latin one, ligatures as people
 # type them, and the many apostrophes, quotation marks and dashes.
 LOOKALIKES = {
-    "a": "аαɑᴀ", "b": "ьβʙв", "c": "сϲᴄ", "d": "ԁᴅɗđ", "e": "еєεҽᴇ", "f": "ғ", "g": "ɡɢ", "h": "һнʜħ",
+    "a": "аαɑᴀ", "b": "ьβʙв", "c": "сςᴄ", "d": "ԁᴅɗđ", "e": "еєεҽᴇ", "f": "ғ", "g": "ɡɢ", "h": "һнʜħ",
     "i": "іιıɪӏ", "j": "јϳᴊ", "k": "кκᴋ", "l": "łʟ", "m": "мᴍ", "n": "пηɴ", "o": "оοσөøᴏ", "p": "рρᴘ", "q": "ԛ",
     "r": "гʀ", "s": "ѕꜱ", "t": "тτᴛŧ", "u": "υᴜ", "v": "νѵᴠ", "w": "ԝωшᴡ", "x": "хχ", "y": "уγүʏ", "z": "ᴢ",
     "oe": "œɶ", "ae": "æ", "ss": "ß", "'": "`‘’‛ʹʻʼʽˈ′‵", '"': "“”„‟«»", "-": "‐‑‒–—―−⁃",
 }  # fmt: skip
-LONG_RUN = r"([^\d])(?=\1\1\1)"
+LONG_RUN = r"([^\p{L}\d])(?=\1\1\1)"
+# French has no letter three times in a row: of such a run one is kept (« nooon »).
+DRAWN_OUT = r"(\p{L})(?=\1\1)|(?<=(\p{L}))\2(?=\2)"
+# Digits and signs that stand for a letter, between two letters only: « ph0to », but not « 18h30 » or « salle 3 ».
+LEET = {"o": "0", "i": "1", "e": "[3€]", "a": "[4@]", "s": "[5$]", "t": "7"}
 _NAMES = "|".join(token[1:] for token in SPECIAL_TOKENS)
 # A special name inside a text is broken apart ("< s>"). A text that is nothing but the name must stay as it is,
 # because the library normalises the names of its own special tokens with this same chain before it looks for them.
 SPECIAL_NAME_IN_TEXT = rf"(?<=[\s\S])<(?=(?:{_NAMES}))|<(?=(?:{_NAMES})[\s\S])"
+
+
+def _spelled_out(separator: str, letters: int) -> str:
+    """Matches each separator inside a run of at least `letters` single letters that it parts: « m.e.n.a.c.e »."""
+    alternatives = []
+    for before in range(1, letters):
+        behind = rf"(?:\p{{L}}{separator}){{{before - 1}}}\p{{L}}"
+        ahead = rf"(?:\p{{L}}{separator}){{{letters - before - 1}}}\p{{L}}(?![\p{{L}}\p{{N}}])"
+        alternatives.append(rf"(?<=\A{behind}|[^\p{{L}}\p{{N}}]{behind}){separator}(?={ahead})")
+    return "|".join(alternatives)
+
+
+# Four for spaces: three single letters in a row are everyday writing in messages (« c t a la plage »).
+SPELLED_OUT = "|".join([_spelled_out(" ", 4), *(_spelled_out(sign, 3) for sign in (r"\.", r"\*", "_"))])
 
 
 def normalizer() -> normalizers.Normalizer:
@@ -56,6 +74,9 @@ def normalizer() -> normalizers.Normalizer:
             normalizers.Precompiled(_lookalike_table()),
             normalizers.Replace(Regex(MISPLACED_MARK), ""),
             normalizers.NFC(),
+            normalizers.Replace(Regex(SPELLED_OUT), ""),
+            *(normalizers.Replace(Regex(rf"(?<=\p{{L}}){signs}(?=\p{{L}})"), letter) for letter, signs in LEET.items()),
+            normalizers.Replace(Regex(DRAWN_OUT), ""),
             normalizers.Replace(Regex(LONG_RUN), ""),
             normalizers.Replace(Regex(r"\s{2,}|[^\S ]"), " "),
             normalizers.Strip(),
