@@ -25,6 +25,7 @@ from serving.limits import Limits, positive
 from serving.logs import check_logging
 from serving.middleware import origins_from_environment
 from serving.observe_tracing import exporter_class
+from serving.protocols.perspective import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_ARTIFACT = ROOT / "artifacts" / "vigie-compact"
@@ -100,6 +101,7 @@ def _check(arguments: argparse.Namespace, access: Access) -> None:
     origins_from_environment()
     check_logging()
     exporter_class()
+    Settings.from_environment()
     if arguments.workers is None:
         positive("VIGIE_WORKERS", 1)
     elif arguments.workers < 1:

@@ -52,8 +52,6 @@ def create_app(limits: Limits) -> Starlette:
 
 
 def _native_routes(gateway: GetGateway, limits: Limits) -> list[BaseRoute]:
-    described = document(limits)
-
     async def predict(request: Request) -> Response:
         asked = _parse(await request.body())
         predictions = await gateway().predict(asked.texts, operating_point=asked.operating_point)
@@ -65,8 +63,11 @@ def _native_routes(gateway: GetGateway, limits: Limits) -> list[BaseRoute]:
     async def info(_: Request) -> Response:
         return as_json(_info(gateway()))
 
-    async def openapi(_: Request) -> Response:
-        return as_json(described)
+    async def openapi(request: Request) -> Response:
+        points = list(gateway().classifier.artifact.thresholds)
+        # Who had to show a key has a name by now.
+        keys = "key_name" in request.scope.get("state", {})
+        return as_json(document(limits, operating_points=points, keys=keys))
 
     async def start_page(_: Request) -> Response:
         return HTMLResponse(_start_page(gateway().model), headers={"Content-Security-Policy": _PAGE_POLICY})

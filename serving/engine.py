@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from serving.artifact import Artifact, Windows
+from serving.tokens import TokenReader
+from serving.tokens import clean as clean
 
 TOKEN_BUDGET = 512
 """Tokens of one run at most (a longer window runs alone): small batches stay in the cache, and beat large ones."""
@@ -25,20 +27,12 @@ class Engine:
     """
 
     def __init__(self, artifact: Artifact, *, threads: int = 1) -> None:
-        import onnxruntime
-
         self._windows = artifact.windows
         self._voices = len(artifact.voice_ids)
         self._outputs = len(artifact.label_ids)
-        self._tokenizer = Tokenizer.from_file(str(artifact.tokenizer_file))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Waiting threads that spin steal the cores from the other workers.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = _session(onnxruntime, artifact.graph, options)
+        self._budget = 0 if artifact.runs_alone else TOKEN_BUDGET
+        self._tokens = TokenReader(artifact.tokenizer_file)
+        self._session = _session(artifact.graph, artifact.precision, threads)
 
     def logits(self, texts: Sequence[str]) -> Floats:
         """Raw scores of texts, in order, float32 of shape (texts, labels).
@@ -52,7 +46,7 @@ class Engine:
         flat = [window for windows in pieces for window in windows]
         owner = np.repeat(np.arange(len(texts)), [len(windows) for windows in pieces])
         rows = np.empty((len(flat), self._outputs), dtype=np.float32)
-        for batch in _batches([len(window) for window in flat]):
+        for batch in _batches([len(window) for window in flat], self._budget):
             inputs = pack([flat[index] for index in batch], self._windows.pad_id)
             rows[batch] = self._session.run(["logits"], inputs)[0]
         return self._join(rows, owner, len(texts))
@@ -62,8 +56,7 @@ class Engine:
         return sum(len(window) for text in texts for window in self._cut(text))
 
     def _cut(self, text: str) -> list[list[int]]:
-        ids = self._tokenizer.encode(clean(text), add_special_tokens=False).ids
-        return cut(ids, self._windows)
+        return cut(self._tokens.ids(text), self._windows)
 
     def _join(self, rows: Floats, owner: NDArray[np.int_], texts: int) -> Floats:
         if len(rows) == texts:
@@ -76,18 +69,11 @@ class Engine:
         return joined
 
 
-def clean(text: str) -> str:
-    """Halves of surrogate pairs, which JSON can carry and no tokenizer takes, become U+FFFD."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 def cut(ids: Sequence[int], windows: Windows) -> list[list[int]]:
     """Overlapping windows `<s> … </s>` of at most `max_tokens`; control tokens that a user typed become unknown."""
-    body = [windows.unk_id if token in windows.special_ids else token for token in ids]
+    body = ids
+    if not windows.special_ids.isdisjoint(ids):
+        body = [windows.unk_id if token in windows.special_ids else token for token in ids]
     size = windows.max_tokens - 2
     starts = range(0, max(1, len(body) - windows.overlap), size - windows.overlap)
     return [[windows.bos_id, *body[start : start + size], windows.eos_id] for start in starts]
@@ -98,26 +84,27 @@ def pack(windows: Sequence[Sequence[int]], pad_id: int) -> dict[str, NDArray[Any
 
     Positions count from `pad_id` + 1, as RoBERTa's do.
     """
-    lengths = np.array([len(window) for window in windows])
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    lengths = np.fromiter(map(len, windows), np.int64, len(windows))
+    starts = np.cumsum(lengths) - lengths
     place = np.arange(lengths.max())
-    inside = place[None, :] < lengths[:, None]
+    inside = place < lengths[:, None]
+    unpad = np.flatnonzero(inside)
     return {
-        "input_ids": np.fromiter((token for window in windows for token in window), np.int64, int(lengths.sum())),
-        "position_ids": np.broadcast_to(place + pad_id + 1, inside.shape)[inside].astype(np.int64),
-        "pad_index": np.where(inside, starts[:, None] + place, 0).astype(np.int64),
+        "input_ids": np.array(list(chain.from_iterable(windows)), dtype=np.int64),
+        "position_ids": unpad % len(place) + (pad_id + 1),
+        "pad_index": np.where(inside, starts[:, None] + place, 0),
         "lengths": lengths.astype(np.int32),
-        "unpad_index": np.flatnonzero(inside).astype(np.int64),
-        "first_index": starts.astype(np.int64),
+        "unpad_index": unpad,
+        "first_index": starts,
     }
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in runs of similar length, within the token budget."""
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices in runs of similar length, within the budget of tokens; 0 gives every window a run of its own."""
     batch: list[int] = []
     tokens = 0
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if batch and tokens + lengths[index] > TOKEN_BUDGET:
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and tokens + lengths[index] > budget:
             yield batch
             batch, tokens = [], 0
         batch.append(index)
@@ -126,10 +113,17 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _session(onnxruntime: Any, graph: Path, options: Any) -> Any:
-    wanted = [
-        name
-        for name in ("CUDAExecutionProvider", "CPUExecutionProvider")
-        if name in onnxruntime.get_available_providers()
-    ]
-    return onnxruntime.InferenceSession(graph, options, providers=wanted)
+def _session(graph: Path, precision: str, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # The graph is written as it should run: more than the basic optimisation would put slower fused norms into it.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # Waiting threads that spin steal the cores from the other workers.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Products of 8-bit integers run on the CPU only.
+    wanted = ["CUDAExecutionProvider"] if precision == "fp32" else []
+    found = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    return onnxruntime.InferenceSession(graph, options, providers=[*found, "CPUExecutionProvider"])

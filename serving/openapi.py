@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,15 +87,21 @@ _SECURITY = {
 }
 
 
-def document(limits: Limits) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of the native routes under these limits."""
+def document(limits: Limits, *, operating_points: Sequence[str], keys: bool) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the native routes under these limits.
+
+    Args:
+        operating_points: those that the artifact has.
+        keys: whether an API key is needed; else one is accepted and not looked at.
+    """
+    security = [{name: []} for name in _SECURITY]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Vigie", "version": "1", "license": {"name": "MIT", "identifier": "MIT"}},
         "servers": [{"url": "/"}],
-        "security": [{}, *({name: []} for name in _SECURITY)],
+        "security": security if keys else [{}, *security],
         "paths": _paths(limits),
-        "components": {"schemas": _schemas(limits), "securitySchemes": _SECURITY},
+        "components": {"schemas": _schemas(limits, operating_points), "securitySchemes": _SECURITY},
     }
 
 
@@ -154,10 +161,12 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
-def _schemas(limits: Limits) -> dict[str, Any]:
+def _schemas(limits: Limits, operating_points: Sequence[str]) -> dict[str, Any]:
     asked = [(PredictRequest, "validation"), (PredictResponse, "serialization"), (ErrorResponse, "serialization")]
     _, described = models_json_schema(asked, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     schemas: dict[str, Any] = described["$defs"]
-    texts = schemas["PredictRequest"]["properties"]["texts"]
+    asked_for = schemas["PredictRequest"]["properties"]
+    texts, point = asked_for["texts"], asked_for["operating_point"]
     texts["maxItems"], texts["items"]["maxLength"] = limits.texts, limits.characters
+    point["anyOf"][0]["enum"] = list(operating_points)
     return schemas

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from serving.artifact import ArtifactError
+from serving.artifact import PRECISIONS, ArtifactError
 from serving.bulk.answer import header, write_parquet
 from serving.bulk.plan import CHUNK_CHARACTERS, CHUNK_ROWS, Plan, check_files, make_plan
 from serving.bulk.pool import Chunk, Job, Pool, PoolError
@@ -171,7 +171,7 @@ def _parse() -> argparse.Namespace:
     option("--format", choices=FORMATS, help="of IN; default: what its name says")
     option("--output-format", choices=FORMATS, help="of OUT; default: what its name says")
     option("--operating-point", metavar="NAME", help="default: the artifact's own choice")
-    option("--precision", choices=["fp32", "int8"], help="default: the artifact's own choice")
+    option("--precision", choices=PRECISIONS, help="default: the artifact's own choice")
     option("--workers", type=_positive, default=_cores(), metavar="N", help="processes; default: one a core")
     option("--max-characters", type=_positive, default=1_000_000, metavar="N", help="of one text; default: 1000000")
     option("--rejects", type=Path, metavar="FILE", help="default: OUT.rejects.jsonl; standard error when OUT is -")

@@ -44,7 +44,7 @@ def test_every_command_of_the_readme_exists(module: str) -> None:
         [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, result.stderr
-    options = set(re.findall(r"--[a-z-]+", " ".join(re.findall(rf"python -m {module}[^`\n]*", README))))
+    options = set(re.findall(r"--[a-z-]+", " ".join(re.findall(rf"python -m {module}(?![.a-z_])[^`\n]*", README))))
     for option in options:
         assert option in result.stdout, f"{module} has no {option}"
 

@@ -14,12 +14,14 @@ import yaml
 from training.config import load_config
 from training.errors import UserError
 from training.evaluate import score_artifact
-from training.export import _built_beside, golden_texts, onnx_scores, refuse_existing
+from training.export import _built_beside, golden_texts, refuse_existing
 from training.labels import Labels
 from training.model import Windows, encode, score
+from training.onnx_run import onnx_scores
 
 FILES = {
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "model.onnx", "model.int8.onnx",
+    "model.8bit.onnx",
     "artifact.json", "thresholds.json", "calibration.json", "golden.jsonl", "metrics.json", "report.html", "README.md",
     "run.yaml",
 }  # fmt: skip

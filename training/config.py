@@ -51,6 +51,8 @@ class ModelConfig(_Closed):
     overlap: int = Field(64, ge=0)
     """Tokens that two neighbouring windows of a long text share."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of attention weights; `dropout` when null. Processors have no fast kernel for attention with it."""
     compact: CompactShape = CompactShape()
     """Shape of the encoder that `base: random` builds."""
 

@@ -18,11 +18,14 @@ import numpy as np
 
 from training.calibration import apply_calibration
 from training.config import RunConfig, dump_config
-from training.data import Corpus
+from training.data import Corpus, label_matrix
 from training.errors import UserError
 from training.labels import Labels
-from training.model import BaseModel, Windows, encode, join_windows, score
-from training.onnx_graph import write_int8, write_onnx
+from training.model import BaseModel, Windows, encode, score
+from training.onnx_graph import GRAPHS, write_onnx
+from training.onnx_run import Pieces, onnx_scores
+from training.precision import Held, run_gate, thin_out
+from training.thresholds import DEFAULT, OPERATING_POINTS
 
 FORMAT = 1
 GOLDEN_TEXTS = Path(__file__).with_name("golden.txt")
@@ -72,14 +75,14 @@ def write_artifact(trained: Trained, target: Path, *, overwrite: bool = False) -
     with _built_beside(target, overwrite=overwrite) as folder:
         trained.base.model.save_pretrained(folder)
         trained.base.tokenizer.save_pretrained(folder)
-        write_onnx(trained.base.model, folder / "model.onnx")
-        write_int8(folder / "model.onnx", folder / "model.int8.onnx")
+        for precision, name in GRAPHS.items():
+            write_onnx(trained.base.model, folder / name, precision=precision)
         scores, texts = _check_onnx(trained, folder)
         _write_json(folder / "calibration.json", {"format": FORMAT, "labels": trained.calibration})
         _write_json(folder / "thresholds.json", _thresholds(trained))
         _write_golden(folder / "golden.jsonl", texts, scores)
         (folder / "run.yaml").write_text(dump_config(trained.config), encoding="utf-8")
-        described = _describe(trained, folder)
+        described = {**_describe(trained, folder), "precision": _choose_precision(trained, folder, scores)}
         _write_json(
             folder / "metrics.json", {"model": described["name"], "version": described["version"], **trained.metrics}
         )
@@ -92,34 +95,6 @@ def golden_texts() -> list[str]:
     """Invented sentences of every kind, and one text longer than any window."""
     sentences = GOLDEN_TEXTS.read_text(encoding="utf-8").splitlines()
     return [*sentences, " ".join(sentences * 6)]
-
-
-def onnx_scores(path: Path, pieces: Sequence[Sequence[list[int]]], padding_id: int, voices: int) -> np.ndarray:
-    """Logits of the packed graph, one text a run, of shape (texts, labels): what the exported file itself answers."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    rows = [session.run(["logits"], packed_inputs(windows, padding_id))[0] for windows in pieces]
-    owner = np.repeat(np.arange(len(pieces)), [len(windows) for windows in pieces])
-    return join_windows(np.concatenate(rows), owner, len(pieces), voices)
-
-
-def packed_inputs(windows: Sequence[list[int]], padding_id: int) -> dict[str, np.ndarray]:
-    """Inputs of the packed graph (see training.onnx_graph) for one run; positions count from `padding_id` + 1."""
-    lengths = np.array([len(window) for window in windows])
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    place = np.arange(lengths.max())
-    inside = place[None, :] < lengths[:, None]
-    return {
-        "input_ids": np.concatenate([np.asarray(window, dtype=np.int64) for window in windows]),
-        "position_ids": np.broadcast_to(place + padding_id + 1, inside.shape)[inside].astype(np.int64),
-        "pad_index": np.where(inside, starts[:, None] + place, 0).astype(np.int64),
-        "lengths": lengths.astype(np.int32),
-        "unpad_index": np.flatnonzero(inside).astype(np.int64),
-        "first_index": starts.astype(np.int64),
-    }
 
 
 @contextmanager
@@ -157,9 +132,32 @@ def _check_onnx(trained: Trained, folder: Path) -> tuple[np.ndarray, list[str]]:
     return apply_calibration(exported, trained.calibration, trained.labels.ids), texts
 
 
-def _thresholds(trained: Trained) -> dict[str, Any]:
-    from training.thresholds import DEFAULT, OPERATING_POINTS
+def _choose_precision(trained: Trained, folder: Path, golden: np.ndarray) -> dict[str, Any]:
+    """The gate's decision on validation, and how far each precision may be from `golden` on the serving machine."""
+    examples = trained.corpus.split("validation")
+    examples = [examples[index] for index in thin_out(len(examples))]
+    model, ids = trained.base.model, trained.labels.ids
+    held = Held(
+        pieces=encode([example.text for example in examples], trained.base.tokenizer, trained.windows),
+        y_true=label_matrix(examples, trained.labels),
+        calibration=trained.calibration,
+        thresholds=[trained.thresholds[label][DEFAULT]["threshold"] for label in ids],
+        labels=trained.labels,
+        padding_id=model.config.pad_token_id,
+    )
+    pieces = encode(golden_texts(), trained.base.tokenizer, trained.windows)
+    tolerances = {name: _tolerance(folder / graph, pieces, held, golden) for name, graph in GRAPHS.items()}
+    return {**run_gate(folder, held), "golden_tolerance": tolerances}
 
+
+def _tolerance(graph: Path, pieces: Pieces, held: Held, golden: np.ndarray) -> float:
+    """Twice what a coarser precision differs here: one that differs by more over there computes something else."""
+    logits = onnx_scores(graph, pieces, held.padding_id, len(held.labels.voice_ids))
+    scores = apply_calibration(logits, held.calibration, held.labels.ids)
+    return round(GOLDEN_TOLERANCE + 2 * float(np.abs(scores - golden).max()), 6)
+
+
+def _thresholds(trained: Trained) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "default": DEFAULT,
@@ -195,7 +193,6 @@ def _describe(trained: Trained, folder: Path) -> dict[str, Any]:
             "special_ids": list(windows.special_ids),
         },
         "windows": {"max_tokens": windows.max_tokens, "overlap": windows.overlap},
-        "precision": {"served": "fp32", "available": ["fp32", "int8"]},
         "golden_tolerance": GOLDEN_TOLERANCE,
         "base_model": {
             "name": trained.base.name,

@@ -185,8 +185,9 @@ def _head(labels: Labels) -> dict[str, Any]:
 
 
 def _dropout(config: ModelConfig) -> dict[str, float]:
-    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-    return dict.fromkeys(names, config.dropout)
+    rates = dict.fromkeys(("hidden_dropout_prob", "classifier_dropout"), config.dropout)
+    attention = config.dropout if config.attention_dropout is None else config.attention_dropout
+    return {**rates, "attention_probs_dropout_prob": attention}
 
 
 def _start_head(model: PreTrainedModel) -> None:

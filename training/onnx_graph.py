@@ -1,8 +1,9 @@
 """The ONNX graph that serving runs, built node by node: no padding is computed outside attention.
 
 The tokens of all windows lie in one long row, so every matrix product runs over real tokens only; padding exists just
-around attention. Today's exporters no longer give graphs that ONNX Runtime's optimiser fuses, hence the fused nodes of
-its `com.microsoft` domain here by name.
+around attention. Of the last layer only each window's `<s>` is read, so it alone is computed there, attending to all
+others. Today's exporters no longer give graphs that ONNX Runtime's optimiser fuses, hence the fused nodes of its
+`com.microsoft` domain here by name; run it with basic optimisation (see `skip_norm`).
 
 Inputs (T tokens, B windows, S tokens in the longest; int64 unless noted):
     input_ids [T], position_ids [T], pad_index [B, S] (row of the token at that place, 0 where padding),
@@ -12,7 +13,6 @@ Output: logits [B, labels], float32.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,17 @@ from training.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx", "8bit": "model.8bit.onnx"}
+"""Precision → file. In none of them does a window's answer depend on what else is in the run."""
+
 _OPSET, _IR_VERSION, _MICROSOFT = 17, 10, "com.microsoft"
+_BLOCK = 32
+"""Neighbouring weights that share a scale in `8bit`: the fewest that ONNX Runtime multiplies as integers."""
+_CENTRE, _AFTER_GELU = 128, 16
+"""Zero point of 8-bit activations: in the middle, and low where none is below -0.17."""
+_COARSE = 0.03
+"""Rounding error of weights, over the size of the median one, from which they stay as they are. Evenly spread weights
+have 0.01; a few outliers that stretch the scale (in a product near the identity, say) cost all the others."""
 _INPUTS = {
     "input_ids": (TensorProto.INT64, ["T"]),
     "position_ids": (TensorProto.INT64, ["T"]),
@@ -39,30 +49,92 @@ _INPUTS = {
 class _Graph:
     """Collects nodes and weights; every method returns the name of the tensor it makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, precision: str = "fp32") -> None:
+        self.precision = precision
         self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
+        self.weights: dict[str, onnx.TensorProto] = {}
+        self._quantised: dict[tuple[str, int], tuple[str, str]] = {}
 
-    def weight(self, name: str, value: np.ndarray) -> str:
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    def weight(self, name: str, value: np.ndarray | np.generic) -> str:
+        if name not in self.weights:
+            self.weights[name] = numpy_helper.from_array(np.array(value, order="C"), name)
         return name
 
     def add(self, kind: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, domain=domain, **attributes))
         return output
 
-    def linear(self, source: str, name: str, weight: np.ndarray) -> str:
-        return self.add("MatMul", [source, self.weight(f"{name}.weight", weight.T)], name)
+    def linear(self, source: str, name: str, weight: np.ndarray, *, zero: int = _CENTRE, exact: bool = False) -> str:
+        """`source` [rows, inputs] times the transpose of `weight` [outputs, inputs], in the graph's precision.
+
+        Args:
+            exact: fp32 all the same: for products with few rows, which cost next to nothing.
+        """
+        if self.precision == "fp32" or exact or _is_coarse(weight):
+            return self.add("MatMul", [source, self.weight(f"{name}.weight", weight.T)], name)
+        if self.precision == "int8":
+            return self._integers(source, name, weight, zero)
+        return self._blocks(source, name, weight)
+
+    def _integers(self, source: str, name: str, weight: np.ndarray, zero: int) -> str:
+        """Product of 8-bit integers; every row of activations has a scale of its own, every column of weights too.
+
+        ONNX Runtime's own dynamic quantisation takes one scale for all rows of a run: coarser, and a text's answer then
+        depends on its company. Unsigned activations, because only those take its fast path.
+        """
+        scales = _scale(weight, axis=1)
+        if (source, zero) not in self._quantised:
+            self._quantised[source, zero] = self._quantise(source, name, zero)
+        rows, scale = self._quantised[source, zero]
+        columns = self.weight(f"{name}.weight", np.round(weight / scales).astype(np.int8).T)
+        more = [self.weight("one", np.float32(1)), self.weight(f"{name}.scales", scales[:, 0])]
+        inputs = [rows, columns, *more, self.weight(f"zero{zero}", np.uint8(zero))]
+        return self.add("Mul", [self.add("MatMulIntegerToFloat", inputs, f"{name}.product", _MICROSOFT), scale], name)
+
+    def _quantise(self, source: str, name: str, zero: int) -> tuple[str, str]:
+        """The rows as unsigned bytes around `zero`, and the scale of each, [rows, 1]."""
+        highest = self.add("ReduceMax", [source], f"{name}.highest", axes=[1], keepdims=1)
+        lowest = self.add("ReduceMin", [source], f"{name}.lowest", axes=[1], keepdims=1)
+        above = self.add("Mul", [highest, self.weight(f"above{zero}", np.float32(1 / (255 - zero)))], f"{name}.above")
+        below = self.add("Mul", [lowest, self.weight(f"below{zero}", np.float32(-1 / zero))], f"{name}.below")
+        # The floor keeps a row of zeros from dividing by zero.
+        floor = self.weight("floor", np.full((1, 1), 1e-8, dtype=np.float32))
+        scale = self.add("Max", [above, below, floor], f"{name}.scale")
+        count = self.add("Shape", [scale], f"{name}.count", end=1)
+        flat = self.add("Reshape", [scale, count], f"{name}.flat")
+        value = numpy_helper.from_array(np.array([zero], dtype=np.uint8))
+        zeros = self.add("ConstantOfShape", [count], f"{name}.zeros", value=value)
+        return self.add("QuantizeLinear", [source, flat, zeros], f"{name}.rows", axis=0), scale
+
+    def _blocks(self, source: str, name: str, weight: np.ndarray) -> str:
+        """Weights of 8 bits with a scale per block of inputs: finer than `int8`, and slower."""
+        outputs, inputs = weight.shape
+        blocks = -(-inputs // _BLOCK)
+        padded = np.zeros((outputs, blocks * _BLOCK), dtype=np.float32)
+        padded[:, :inputs] = weight
+        grouped = padded.reshape(outputs, blocks, _BLOCK)
+        scales = _scale(grouped, axis=2)
+        whole = (np.round(grouped / scales) + 128).astype(np.uint8)
+        names = [self.weight(f"{name}.weight", whole), self.weight(f"{name}.scales", scales[:, :, 0])]
+        shape = {"K": inputs, "N": outputs, "bits": 8, "block_size": _BLOCK}
+        # Level 4: activations become integers too, a scale per block of each row.
+        return self.add("MatMulNBits", [source, *names], name, _MICROSOFT, accuracy_level=4, **shape)
 
     def skip_norm(self, source: str, skip: str, name: str, norm: tuple[np.ndarray, np.ndarray], **more: Any) -> str:
-        inputs = [source, skip, self.weight(f"{name}.gamma", norm[0]), self.weight(f"{name}.beta", norm[1])]
+        """Layer norm of the sum. Not the fused SkipLayerNormalization, which takes five times as long on a CPU."""
+        total = self.add("Add", [source, skip], f"{name}.sum")
         if more.get("bias") is not None:
-            inputs.append(self.weight(f"{name}.bias", more["bias"]))
-        return self.add("SkipLayerNormalization", inputs, name, _MICROSOFT, epsilon=more["epsilon"])
+            total = self.add("Add", [total, self.weight(f"{name}.bias", more["bias"])], f"{name}.biased")
+        inputs = [total, self.weight(f"{name}.gamma", norm[0]), self.weight(f"{name}.beta", norm[1])]
+        return self.add("LayerNormalization", inputs, name, epsilon=more["epsilon"])
 
 
-def write_onnx(model: PreTrainedModel, path: Path) -> None:
-    """Write a CamemBERT (RoBERTa) sequence classifier as a packed graph, fp32.
+def write_onnx(model: PreTrainedModel, path: Path, *, precision: str = "fp32") -> None:
+    """Write a CamemBERT (RoBERTa) sequence classifier as a packed graph.
+
+    Args:
+        precision: of the matrix products in the layers, a key of `GRAPHS`; embeddings, norms, attention and the head
+            stay fp32.
 
     Raises:
         UserError: an architecture that this graph does not describe.
@@ -71,7 +143,7 @@ def write_onnx(model: PreTrainedModel, path: Path) -> None:
     if config.model_type not in ("camembert", "roberta") or config.hidden_act != "gelu":
         raise UserError(f"cannot export {config.model_type} with {config.hidden_act}; only CamemBERT with gelu")
     state = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
-    graph = _Graph()
+    graph = _Graph(precision)
     hidden = _embed(graph, state, config)
     for layer in range(config.num_hidden_layers):
         hidden = _layer(graph, state, config, layer, hidden)
@@ -79,21 +151,14 @@ def write_onnx(model: PreTrainedModel, path: Path) -> None:
     onnx.save(_assemble(graph, config.num_labels), path)
 
 
-def write_int8(source: Path, target: Path) -> None:
-    """Write the graph with its matrix products in 8-bit integers (dynamic, per channel)."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+def _is_coarse(weight: np.ndarray) -> bool:
+    scales = _scale(weight, axis=1)
+    error = (weight - np.round(weight / scales) * scales).std(axis=1)
+    return bool(np.mean(error / np.maximum(np.median(np.abs(weight), axis=1), 1e-12)) > _COARSE)
 
-    # It would log advice on a preparation that this graph, which has nothing to fold, does not need.
-    logging.disable(logging.WARNING)
-    quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        extra_options={"DefaultTensorType": TensorProto.FLOAT},
-    )
-    logging.disable(logging.NOTSET)
+
+def _scale(weight: np.ndarray, axis: int) -> np.ndarray:
+    return np.asarray(np.maximum(np.abs(weight).max(axis=axis, keepdims=True) / 127, 1e-12), dtype=np.float32)
 
 
 def _embed(graph: _Graph, state: dict[str, np.ndarray], config: Any) -> str:
@@ -113,54 +178,55 @@ def _layer(graph: _Graph, state: dict[str, np.ndarray], config: Any, index: int,
     def get(part: str) -> np.ndarray:
         return state[prefix + part]
 
-    attended = _attention(graph, get, config, name, hidden)
-    projected = graph.linear(attended, f"{name}.projected", get("attention.output.dense.weight"))
+    last = index == config.num_hidden_layers - 1
+    asking = graph.add("Gather", [hidden, "first_index"], f"{name}.first") if last else hidden
+    attended = _attention(graph, get, config, name, hidden, asking)
+    projected = graph.linear(attended, f"{name}.projected", get("attention.output.dense.weight"), exact=last)
     norm = (get("attention.output.LayerNorm.weight"), get("attention.output.LayerNorm.bias"))
     bias = get("attention.output.dense.bias")
-    middle = graph.skip_norm(projected, hidden, f"{name}.middle", norm, bias=bias, epsilon=config.layer_norm_eps)
-    wide = graph.linear(middle, f"{name}.wide", get("intermediate.dense.weight"))
+    middle = graph.skip_norm(projected, asking, f"{name}.middle", norm, bias=bias, epsilon=config.layer_norm_eps)
+    wide = graph.linear(middle, f"{name}.wide", get("intermediate.dense.weight"), exact=last)
     wide_bias = graph.weight(f"{name}.wide.bias", get("intermediate.dense.bias"))
     active = graph.add("BiasGelu", [wide, wide_bias], f"{name}.active", _MICROSOFT)
-    narrow = graph.linear(active, f"{name}.narrow", get("output.dense.weight"))
+    narrow = graph.linear(active, f"{name}.narrow", get("output.dense.weight"), zero=_AFTER_GELU, exact=last)
     norm = (get("output.LayerNorm.weight"), get("output.LayerNorm.bias"))
     bias = get("output.dense.bias")
     return graph.skip_norm(narrow, middle, f"{name}.out", norm, bias=bias, epsilon=config.layer_norm_eps)
 
 
-def _attention(graph: _Graph, get: Any, config: Any, name: str, hidden: str) -> str:
+def _attention(graph: _Graph, get: Any, config: Any, name: str, hidden: str, asking: str) -> str:
+    """What the rows of `asking` (`hidden` itself, or each window's first token) take from their window's tokens."""
     parts = ("query", "key", "value")
-    weight = np.concatenate([get(f"attention.self.{part}.weight") for part in parts])
-    bias = np.concatenate([get(f"attention.self.{part}.bias") for part in parts])
-    packed = graph.linear(hidden, f"{name}.qkv", weight)
-    padded = graph.add("Gather", [packed, "pad_index"], f"{name}.padded")
-    heads = [f"{name}.{part}" for part in parts]
-    graph.nodes.append(helper.make_node("Split", [padded], heads, name=f"{name}.split", axis=2))
-    mixed = graph.add(
-        "MultiHeadAttention",
-        [*heads, graph.weight(f"{name}.qkv.bias", bias), "lengths"],
-        f"{name}.mixed",
-        _MICROSOFT,
-        num_heads=config.num_attention_heads,
-    )
-    if "rows" not in {weight.name for weight in graph.weights}:
-        graph.weight("rows", np.array([-1, config.hidden_size], dtype=np.int64))
-    rows = graph.add("Reshape", [mixed, "rows"], f"{name}.rows")
-    return graph.add("Gather", [rows, "unpad_index"], f"{name}.attended")
+    bias = graph.weight(f"{name}.bias", np.concatenate([get(f"attention.self.{part}.bias") for part in parts]))
+    graph.weight("flat", np.array([-1, config.hidden_size], dtype=np.int64))
+    last, heads = asking != hidden, []
+    for part in parts:
+        first = last and part == "query"
+        rows = asking if part == "query" else hidden
+        product = graph.linear(rows, f"{name}.{part}", get(f"attention.self.{part}.weight"), exact=first)
+        if first:
+            one = graph.weight("one_each", np.array([-1, 1, config.hidden_size], dtype=np.int64))
+            heads.append(graph.add("Reshape", [product, one], f"{name}.asked"))
+        else:
+            heads.append(graph.add("Gather", [product, "pad_index"], f"{name}.{part}.padded"))
+    options = {"num_heads": config.num_attention_heads}
+    mixed = graph.add("MultiHeadAttention", [*heads, bias, "lengths"], f"{name}.mixed", _MICROSOFT, **options)
+    attended = graph.add("Reshape", [mixed, "flat"], f"{name}.rows")
+    return attended if last else graph.add("Gather", [attended, "unpad_index"], f"{name}.attended")
 
 
-def _classify(graph: _Graph, state: dict[str, np.ndarray], hidden: str) -> None:
-    first = graph.add("Gather", [hidden, "first_index"], "first")
-    dense = graph.linear(first, "dense", state["classifier.dense.weight"])
+def _classify(graph: _Graph, state: dict[str, np.ndarray], first: str) -> None:
+    dense = graph.linear(first, "dense", state["classifier.dense.weight"], exact=True)
     dense = graph.add("Add", [dense, graph.weight("dense.bias", state["classifier.dense.bias"])], "dense.sum")
     dense = graph.add("Tanh", [dense], "dense.tanh")
-    scores = graph.linear(dense, "scores", state["classifier.out_proj.weight"])
+    scores = graph.linear(dense, "scores", state["classifier.out_proj.weight"], exact=True)
     graph.add("Add", [scores, graph.weight("scores.bias", state["classifier.out_proj.bias"])], "logits")
 
 
 def _assemble(graph: _Graph, labels: int) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in _INPUTS.items()]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", labels])]
-    body = helper.make_graph(graph.nodes, "vigie", inputs, outputs, graph.weights)
+    body = helper.make_graph(graph.nodes, "vigie", inputs, outputs, list(graph.weights.values()))
     opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)]
     return helper.make_model(body, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="vigie")
 

@@ -29,5 +29,9 @@ class WireProtocol(Protocol):
     def refuse(self, refusal: Refusal) -> Response: ...
 
 
-PROTOCOLS: tuple[WireProtocol, ...] = ()
 """The modules that are served. They are imported below what they themselves import from here."""
+
+# Below what they build upon, or the import would be circular.
+from serving.protocols import perspective  # noqa: E402
+
+PROTOCOLS: tuple[WireProtocol, ...] = (perspective,)

@@ -1,0 +1,1 @@
+"""Speed measured side by side, as ratios: `python -m tests.benchmarks`; see README.md beside this file."""

@@ -1,0 +1,72 @@
+"""Far too much at once: `python -m tests.benchmarks.burst --requests 1000`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks import load
+from tests.benchmarks.contestants import vigie
+from tests.benchmarks.models import compact_shape
+from tests.benchmarks.processes import Running
+from tests.benchmarks.rounds import percentile
+from tests.benchmarks.settings import add_model_options, check_model_options, one_thread
+from tests.benchmarks.texts import Drawer
+from training.errors import command
+
+
+@command
+def main() -> int:
+    options = _parse()
+    one_thread()
+    check_model_options(options)
+    shape = compact_shape(options.artifact, options.cache)
+    contestant = vigie(shape, workers=options.workers, precision=options.precision)
+    texts = Drawer(shape.tokenizer, longest=shape.max_tokens).draw(options.requests, seed=1)
+    with tempfile.TemporaryDirectory() as logs, contestant.running(Path(logs)) as server:
+        print(json.dumps(at_once(server, contestant.requests(texts, server.port)), indent=2))
+    return 0
+
+
+def at_once(server: Running, requests: Sequence[bytes]) -> dict[str, float | int | None]:
+    """How many were answered, refused or neither, when the last answer came, and the memory before and at most.
+
+    Memory is of all the server's processes, in MB.
+    """
+    before = server.family.rss()
+    found = load.run(_watched(server, requests))
+    refused = found.statuses[503]
+    return {
+        "requests": len(requests),
+        "answered_200": found.answered,
+        "refused_503": refused,
+        "other": found.errors - refused,
+        "last_answer_s": round(found.seconds, 3),
+        "p50_s": percentile(found.latencies, 0.5),
+        "p99_s": percentile(found.latencies, 0.99),
+        "rss_before_mb": round(before / 1e6, 1),
+        "peak_rss_mb": round(server.family.peak_rss / 1e6, 1),
+    }
+
+
+async def _watched(server: Running, requests: Sequence[bytes]) -> load.Load:
+    watch = asyncio.create_task(server.family.watch())
+    try:
+        return await load.burst(server.port, requests)
+    finally:
+        watch.cancel()
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.burst", description="Ask too much at once.")
+    add_model_options(parser)
+    parser.add_argument("--requests", type=int, default=1000)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
