@@ -86,13 +86,17 @@ def _checks(examples: list[Example], scores: np.ndarray, thresholds: dict[str, A
 
     cases = [{"text": examples[0].text, "voice": "direct"}, {"text": f"{CANARY} neuf", "flagged": False}]
     items = [Functionality(id="invented", name="Inventée", kind="MFT", checks=CANARY, cases=cases)]
-    terms = {"invités": {"group": "origin", "subgroup_auc": 0.8125, "bpsn_auc": 0.6, "bnsp_auc": None, "examples": 12}}
+    figures = {
+        "subgroup_auc": 0.8125, "bpsn_auc": 0.6, "bnsp_auc": None, "flag_rate": 0.375, "ordinary_texts": 8,
+        "positive_texts": 4,
+    }  # fmt: skip
+    groups = {"origin": {**figures, "flag_rate_gap": 0.0, "terms": {"invités": figures}}}
     return {
         "robustness": robustness(
             score, examples, thresholds=thresholds, labels=labels, seed=1, names=["accents", "emoji"]
         ),
         "behaviour": behaviour(score, thresholds, labels, items),
-        "bias": {"terms": terms, "flag_rate": {"origin": 0.375}},
+        "bias": {"groups": groups, "names": {"groups": {"nordic": groups["origin"]}}, "ordinary_flag_rate": 0.375},
     }
 
 

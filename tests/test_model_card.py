@@ -78,7 +78,7 @@ def test_tables_show_the_json(card: str, run: Files) -> None:
     assert rows(card, "Robustness")[-1][2] == f"−{way['macro_recall_points_lost']:.1f}"
     kind = metrics["behaviour"]["kinds"]["MFT"]
     assert rows(card, "Behaviour")[-1][2] == f"{kind['passed']} of {kind['cases']}"
-    assert rows(card, "Bias")[-1] == ["invités", "origin", "12", "0.812", "0.600", "–"]
+    assert rows(card, "Bias")[-1] == ["first names", "nordic", "12", "0.375", "0.812", "0.600", "–"]
 
 
 def test_what_is_undefined_is_a_dash(card: str) -> None:

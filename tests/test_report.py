@@ -142,8 +142,8 @@ def test_other_sections_show_the_json_too(page: Page, run: Files) -> None:
     assert page.row("True voice in rows", "testimony")[1:] == [*told, str(sum(counts))]
     error = metrics["test"]["hardest"][0]
     assert page.row("Hardest errors", error["id"])[-1] == f"{error['margin']:.2f}"
-    assert page.row("Area under the ROC", "invités")[1:] == ["origin", "12", "0.812", "0.600", "–"]
-    assert page.row("Share of texts flagged", "origin")[1] == "37.5%"
+    assert page.row("Identity terms", "invités")[1:] == ["8", "37.5%", "4", "0.812", "0.600", "–"]
+    assert page.row("First names", "nordic")[1:] == ["8", "37.5%", "4", "0.812", "0.600", "–"]
     assert page.row("Cases passed, by kind", "MFT")[2] == "{passed} of {cases}".format(
         **metrics["behaviour"]["kinds"]["MFT"]
     )
@@ -211,7 +211,8 @@ def test_every_name_is_escaped() -> None:
     described["data"][0]["card"] = described["libraries"]["numpy"] = hostile
     metrics["test"]["hardest"][0]["id"] = metrics["behaviour"]["functionalities"][0]["name"] = hostile
     metrics["robustness"]["perturbations"]["emoji"]["english"] = hostile
-    metrics["bias"]["terms"] = {hostile: {**metrics["bias"]["terms"]["invités"], "group": hostile}}
+    origin = metrics["bias"]["groups"]["origin"]
+    metrics["bias"]["groups"] = {hostile: {**origin, "terms": {hostile: origin["terms"]["invités"]}}}
     thresholds = {label: {**points, hostile: points["balanced"]} for label, points in thresholds.items()}
     shown = report(described, metrics, thresholds)
     assert "<b onclick" not in shown
@@ -262,7 +263,7 @@ def test_new_figures_are_written_with_their_hashes(artifact: Path, tmp_path: Pat
     written = {"report.html", "README.md", "metrics.json"}
     assert {name for name in before if before[name] != after[name]} == written
     for name in written:
-        assert "invités" in (folder / name).read_text(encoding="utf-8")
+        assert "nordic" in (folder / name).read_text(encoding="utf-8")
         assert after[name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8")) == metrics
     assert not list(folder.glob(".*"))

@@ -229,13 +229,18 @@ def _behaviour(found: Mapping[str, Any] | None) -> str:
 def _bias(found: Mapping[str, Any] | None) -> str:
     if not found:
         return _unmeasured(MEASURE.format("bias"))
-    keys = ("subgroup_auc", "bpsn_auc", "bnsp_auc")
+    keys = ("flag_rate", "subgroup_auc", "bpsn_auc", "bnsp_auc")
+    parts = [("terms", found["groups"]), ("first names", found["names"]["groups"])]
     rows = [
-        [term, str(of["group"]), str(of["examples"]), *(number(of[key]) for key in keys)]
-        for term, of in found["terms"].items()
+        [kind, group, str(of["ordinary_texts"] + of["positive_texts"]), *(number(of[key]) for key in keys)]
+        for kind, groups in parts
+        for group, of in groups.items()
     ]
-    head = ["term", "group", "texts", "subgroup AUC", "BPSN AUC", "BNSP AUC"]
-    told = "Whether a term that names a group of people moves the scores by itself; 1 is best, 0.5 is chance."
+    head = ["", "group", "texts", "harmless texts flagged", "subgroup AUC", "BPSN AUC", "BNSP AUC"]
+    told = (
+        "Whether naming a group of people moves the scores by itself, on invented sentences; an AUC of 1 is best, 0.5 "
+        "is chance."
+    )
     return "\n\n".join([told, _table(head, rows, words=2), _again("python -m training.bias ARTIFACT")])
 
 

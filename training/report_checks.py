@@ -89,18 +89,35 @@ def bias(run: Run) -> str:
     found = run.metrics.get("bias")
     if not found:
         return unmeasured(MEASURE.format("bias"))
-    keys = ("subgroup_auc", "bpsn_auc", "bnsp_auc")
-    rows = []
-    for term, of in found["terms"].items():
-        counted = [cell(escape(str(of["group"])), "left"), cell(str(of["examples"]))]
-        rows.append(row(french(term), [*counted, *(_auc(of[key]) for key in keys)]))
     told = (
-        "Whether a term that names a group of people moves the scores by itself. Subgroup: texts with the term, "
-        "harmful against not. BPSN: harmless texts with the term against harmful ones without; low means false alarms. "
-        "BNSP: harmful texts with it against harmless ones without; low means misses. 1 is best, 0.5 is chance."
+        "Whether a term that names a group of people moves the scores by itself: the same invented sentences, filled "
+        "with each term. Subgroup: texts with the term, harmful against not. BPSN: harmless texts with the term "
+        "against harmful ones without; low means false alarms. BNSP: harmful texts with it against harmless ones "
+        "without; low means misses. 1 is best, 0.5 is chance."
     )
-    head = columns(["term", "group", "texts", "subgroup AUC", "BPSN AUC", "BNSP AUC"], left=["group"])
-    return paragraph(told) + table("Area under the ROC curve, by term", head, body(rows)) + _flag_rates(found)
+    flagged = f"Of the harmless sentences, {percent(found['ordinary_flag_rate'])} are flagged."
+    return (
+        paragraph(told)
+        + paragraph(flagged)
+        + _terms("Identity terms", found["groups"], singly=True)
+        + _terms("First names, by the group they are mostly given in", found["names"]["groups"], singly=False)
+    )
+
+
+def _terms(caption: str, groups: Mapping[str, Any], *, singly: bool) -> str:
+    """A row a group, and one for each of its terms where they are shown singly."""
+    rows = []
+    for group, of in groups.items():
+        rows.append(_term(f"<b>{escape(group)}</b>", of))
+        rows += [_term(french(term), figures) for term, figures in of["terms"].items() if singly]
+    names = ["", "harmless texts", "flagged", "harmful texts", "subgroup AUC", "BPSN AUC", "BNSP AUC"]
+    return table(caption, columns(names), body(rows))
+
+
+def _term(head: str, of: Mapping[str, Any]) -> str:
+    rate, texts = percent(of["flag_rate"]), (str(of["ordinary_texts"]), str(of["positive_texts"]))
+    aucs = [_auc(of[key]) for key in ("subgroup_auc", "bpsn_auc", "bnsp_auc")]
+    return row(head, [cell(texts[0]), cell(rate), cell(texts[1]), *aucs])
 
 
 def _acted(figures: Mapping[str, Any]) -> list[str]:
@@ -156,19 +173,3 @@ def _auc(value: float | None) -> str:
     if value is None:
         return cell(UNDEFINED, "centre")
     return heat(number(value), (1 - value) / (1 - DARKEST_AUC), "loss")
-
-
-def _flag_rates(found: Mapping[str, Any]) -> str:
-    """Shares by group: one figure each, or several under their names."""
-    rates: Mapping[str, Any] = found.get("flag_rate") or {}
-    if not rates:
-        return ""
-    shown = {group: of if isinstance(of, Mapping) else {"flag rate": of} for group, of in rates.items()}
-    names = list(dict.fromkeys(name for of in shown.values() for name in of))
-    rows = [row(french(group), [cell(_rate_or_count(of.get(name))) for name in names]) for group, of in shown.items()]
-    head = columns(["group", *(name.replace("_", " ") for name in names)])
-    return table("Share of texts flagged", head, body(rows), fit=True)
-
-
-def _rate_or_count(value: object) -> str:
-    return percent(value) if isinstance(value, float) else UNDEFINED if value is None else escape(str(value))
