@@ -86,11 +86,20 @@ def _native_routes(gateway: GetGateway, limits: Limits) -> list[BaseRoute]:
 
 def _parse(body: bytes) -> PredictRequest:
     """The request, or a Refusal that names every field at fault and repeats nothing of it."""
+    asked = _json(body)
+    faults: list[tuple[str | None, str]] = []
+    known = PredictRequest.model_fields.keys()
+    if isinstance(asked, dict) and not asked.keys() <= known:
+        # Told once, however many there are; and their names were written by somebody too.
+        faults = [(None, f"unknown key in the body; allowed: {', '.join(known)}")]
+        asked = {key: asked[key] for key in known if key in asked}
     try:
-        return PredictRequest.model_validate(_json(body))
+        request = PredictRequest.model_validate(asked)
     except ValidationError as error:
-        faults = [_fault(item) for item in error.errors(include_input=False, include_url=False)]
-        raise Refusal("invalid", "; ".join(message for _, message in faults), faults[0][0]) from None
+        faults = [*map(_fault, error.errors(include_input=False, include_url=False)), *faults]
+    if faults:
+        raise Refusal("invalid", "; ".join(message for _, message in faults), faults[0][0])
+    return request
 
 
 def _json(body: bytes) -> Any:
@@ -107,9 +116,6 @@ def _json(body: bytes) -> Any:
 
 def _fault(item: Any) -> tuple[str | None, str]:
     """Where, and what is expected there."""
-    if item["type"] == "extra_forbidden":
-        # The name of an unknown key was written by somebody too.
-        return None, "unknown key in the body; allowed: texts, operating_point"
     where = ""
     for part in item["loc"]:
         where += f"[{part}]" if isinstance(part, int) else f".{part}"

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.limits import written
+
 Scores = NDArray[np.float64]
 logger = logging.getLogger("vigie")
 
@@ -45,6 +47,7 @@ class _Waiting:
     """A request: its texts from `taken` on are still to be scored; `credit` is what its turns have saved up."""
 
     texts: Sequence[str]
+    costs: Sequence[int]
     answer: asyncio.Future[Scores]
     entered_at: float
     taken: int = 0
@@ -53,7 +56,7 @@ class _Waiting:
 
     @property
     def next_cost(self) -> int:
-        return _cost(self.texts[self.taken])
+        return self.costs[self.taken]
 
     @property
     def complete(self) -> bool:
@@ -136,8 +139,9 @@ class Batcher:
         """
         if not texts:
             raise ValueError("no texts to score")
-        self.check_room(texts)
-        waiting = _Waiting(texts, asyncio.get_running_loop().create_future(), self._clock())
+        costs = [_cost(text) for text in texts]
+        self.check_room(costs)
+        waiting = _Waiting(texts, costs, asyncio.get_running_loop().create_future(), self._clock())
         self._enter(waiting)
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -149,12 +153,12 @@ class Batcher:
             # Answered, late, failed, or the client left: nothing more is scored for it.
             self._leave(waiting)
 
-    def check_room(self, texts: Sequence[str] = ("",)) -> None:
-        """Raises Overloaded where these texts, or any at all, would find the queue full or come too late."""
+    def check_room(self, costs: Sequence[int] = (_TEXT_COST,)) -> None:
+        """Raises Overloaded where texts of these costs, or any at all, would find the queue full or come too late."""
         if not self.waiting_texts:
             return
-        cost = self._waiting_cost + sum(map(_cost, texts))
-        crowded = self.waiting_texts + len(texts) > self._queue_texts or cost > self._queue_characters
+        cost = self._waiting_cost + sum(costs)
+        crowded = self.waiting_texts + len(costs) > self._queue_texts or cost > self._queue_characters
         if crowded or (self._cost_per_s is not None and cost / self._cost_per_s > self._deadline_s):
             raise Overloaded("too many texts are waiting; try again later", self.retry_after_s())
 
@@ -169,20 +173,20 @@ class Batcher:
 
     def _enter(self, waiting: _Waiting) -> None:
         self._queue.append(waiting)
-        self._count(waiting.texts, 1)
+        self._count(waiting.costs, 1)
         if self._running is None:
             self._running = asyncio.create_task(self._run())
 
     def _leave(self, waiting: _Waiting) -> None:
         if not waiting.complete:
-            self._count(waiting.texts[waiting.taken :], -1)
+            self._count(waiting.costs[waiting.taken :], -1)
             waiting.taken = len(waiting.texts)
             with contextlib.suppress(ValueError):
                 self._queue.remove(waiting)
 
-    def _count(self, texts: Sequence[str], sign: int) -> None:
-        self.waiting_texts += sign * len(texts)
-        self._waiting_cost += sign * sum(map(_cost, texts))
+    def _count(self, costs: Sequence[int], sign: int) -> None:
+        self.waiting_texts += sign * len(costs)
+        self._waiting_cost += sign * sum(costs)
         if self._on_waiting:
             self._on_waiting(self.waiting_texts)
 
@@ -209,7 +213,7 @@ class Batcher:
                 # It stays at the head with its credit: the next run begins with it.
                 return False
             waiting.credit -= waiting.next_cost
-            self._count(waiting.texts[waiting.taken : waiting.taken + 1], -1)
+            self._count([waiting.next_cost], -1)
             run.add(waiting)
         if waiting.complete or waiting.answer.done():
             self._queue.popleft()
@@ -248,4 +252,4 @@ def _deal(owners: Sequence[_Waiting], rows: Scores) -> None:
 
 
 def _cost(text: str) -> int:
-    return len(text) + _TEXT_COST
+    return written(text) + _TEXT_COST

@@ -108,10 +108,9 @@ class Gateway:
         if len(texts) > self.limits.texts:
             raise Refusal("invalid", f"{field}: {len(texts)} texts; at most {self.limits.texts} are allowed", field)
         for index, text in enumerate(texts):
-            if len(text) > self.limits.characters:
+            if fault := self.limits.too_long(text):
                 where = f"{field}[{index}]"
-                allowed = f"at most {self.limits.characters} are allowed"
-                raise Refusal("invalid", f"{where}: {len(text)} characters; {allowed}", where)
+                raise Refusal("invalid", f"{where}: {fault}", where)
 
 
 def actionable(prediction: Prediction, *, protect: bool) -> dict[str, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 
 REQUEST_COST = 16 * 2**10
@@ -35,7 +37,17 @@ class Limits:
             raise ValueError(f"VIGIE_MAX_HELD_BYTES must be at least {least}, or the largest body would never fit")
         return limits
 
+    def too_long(self, text: str) -> str | None:
+        """In what a text is too long, or None. Written out it may be twice as long, more than anybody types."""
+        most = 2 * self.characters
+        if len(text) > self.characters:
+            return f"{len(text)} characters; at most {self.characters} are allowed"
+        if len(text) * _LONGEST_SIGN > most and (length := written(text)) > most:
+            return f"its characters stand for {length}, as ½ for 1/2; at most {most} are allowed"
+        return None
 
+
+_LONGEST_SIGN = 18
 _VARIABLES = {
     "body_bytes": "VIGIE_MAX_BODY_BYTES",
     "held_bytes": "VIGIE_MAX_HELD_BYTES",
@@ -46,6 +58,17 @@ _VARIABLES = {
     "deadline_ms": "VIGIE_DEADLINE_MS",
     "read_timeout_s": "VIGIE_READ_TIMEOUT_S",
 }
+
+
+def written(text: str) -> int:
+    """Characters of a text once each is written out as the tokenizer does (NFKC): ½ is three, the sign U+FDFA eighteen.
+
+    The work for a text follows from this length. Each character is looked up by itself: normalising a whole text that
+    was made to hurt takes time that grows with the square of its length.
+    """
+    if text.isascii() or unicodedata.is_normalized("NFKC", text):
+        return len(text)
+    return sum(count * len(unicodedata.normalize("NFKC", char)) for char, count in Counter(text).items())
 
 
 def positive(variable: str, default: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic.json_schema import models_json_schema
 
 from serving.gateway import STATUS, Kind
@@ -20,18 +20,22 @@ class PredictRequest(BaseModel):
     # Validation errors must never show what somebody wrote.
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    texts: Annotated[list[str], Field(min_length=1, examples=[[EXAMPLE]])]
-    operating_point: Annotated[str | None, Field(examples=["balanced"])] = None
+    # One fault is enough: a body has room for millions of them.
+    texts: Annotated[list[str], FailFast(), Field(min_length=1, examples=[[EXAMPLE]])]
+    operating_point: str | None = None
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class ScoreModel(BaseModel):
-    score: Annotated[float, Field(ge=0, le=1)]
+    score: Probability
     flagged: bool
 
 
 class VoiceModel(BaseModel):
     label: str | None
-    scores: dict[str, float]
+    scores: dict[str, Probability]
 
 
 class PredictionModel(BaseModel):
@@ -94,7 +98,7 @@ def document(limits: Limits, *, operating_points: Sequence[str], keys: bool) -> 
         operating_points: those that the artifact has.
         keys: whether an API key is needed; else one is accepted and not looked at.
     """
-    security = [{name: []} for name in _SECURITY]
+    security: list[dict[str, list[str]]] = [{name: []} for name in _SECURITY]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Vigie", "version": "1", "license": {"name": "MIT", "identifier": "MIT"}},

@@ -53,7 +53,7 @@ def cold_start(shape: Shape, *, precision: str, deadline: float) -> Section:
         }
         for name, values in found.items()
     }
-    notes = [f"{len(ours)} rounds, files in the page cache; Vigie in {precision}, golden sentences replayed"]
+    notes = [f"rounds: {len(ours)}; files in the page cache; Vigie in {precision}, golden sentences replayed"]
     rows = [[name, *values.values()] for name, values in figures.items()]
     table = Table(
         f"Cold start to the first score, {shape.name} shape", ("what", "s", "peak MB", "× Vigie"), rows, notes
@@ -61,7 +61,7 @@ def cold_start(shape: Shape, *, precision: str, deadline: float) -> Section:
     return Section({shape.name: figures}, [table])
 
 
-def bulk(shape: Shape, drawer: Drawer, *, precision: str | None, seed: int) -> Section:
+def bulk(shape: Shape, drawer: Drawer, *, precision: str, seed: int) -> Section:
     """A day of tweets through `python -m serving.score` on all cores.
 
     Extrapolated: a small and a larger file give what starting takes and what a text takes.
@@ -71,7 +71,7 @@ def bulk(shape: Shape, drawer: Drawer, *, precision: str | None, seed: int) -> S
     a_text = (seconds[_MANY] - seconds[_FEW]) / (_MANY - _FEW)
     day = seconds[_FEW] + (DAY - _FEW) * a_text
     figures = {"seconds": {str(key): value for key, value in seconds.items()}, "ms_a_text": 1000 * a_text, "day_s": day}
-    notes = [f"extrapolated from runs of {_FEW} and {_MANY} texts of the usual mix"]
+    notes = [f"extrapolated from runs of {_FEW} and {_MANY} texts of the usual mix, in {precision} on all cores"]
     columns = ("texts", *(f"s for {count}" for count in (_FEW, _MANY)), "ms a text", f"s for {DAY}")
     return Section(
         figures, [Table("A day of a hashtag", columns, [[DAY, *seconds.values(), 1000 * a_text, day]], notes)]
@@ -88,11 +88,11 @@ def _first_score(code: str, model: Path, precision: str) -> tuple[float, float]:
     return time.perf_counter() - start, int(done.stdout.split()[-1]) * 1024 / 1e6
 
 
-def _score(shape: Shape, drawer: Drawer, precision: str | None, folder: Path, count: int, seed: int) -> float:
+def _score(shape: Shape, drawer: Drawer, precision: str, folder: Path, count: int, seed: int) -> float:
     source, target = folder / f"{count}.jsonl", folder / f"{count}.out.jsonl"
     _write(source, drawer.draw(count, seed=seed + count))
     command = [sys.executable, "-m", "serving.score", str(source), str(target), "--artifact", str(shape.artifact)]
-    command += ["--precision", precision] if precision else []
+    command += ["--precision", precision]
     start = time.perf_counter()
     subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, timeout=600, check=True)
     seconds = time.perf_counter() - start

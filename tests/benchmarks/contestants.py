@@ -16,11 +16,12 @@ from tests.benchmarks.processes import Running, running
 from training.labels import ROOT
 
 OURS = "Vigie"
+"""What the names of our own servers begin with."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """For every server with as many processes as cores: torch would otherwise start threads that spin on busy cores."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contestant:
     """`command` takes the port; `body` makes the JSON for one text."""
 
@@ -47,12 +48,11 @@ class Contestant:
             yield server
 
 
-def vigie(shape: Shape, *, workers: int, precision: str | None) -> Contestant:
-    """`python -m serving`; the artifact's own precision where none is given."""
-    options = ["--artifact", str(shape.artifact), "--workers", str(workers)]
-    options += ["--precision", precision] if precision else []
+def vigie(shape: Shape, *, workers: int, precision: str) -> Contestant:
+    """`python -m serving`."""
+    options = ["--artifact", str(shape.artifact), "--workers", str(workers), "--precision", precision]
     return Contestant(
-        OURS,
+        f"{OURS}, {precision}",
         lambda port: [sys.executable, "-m", "serving", *options, "--port", str(port)],
         "/predict",
         lambda text: {"texts": [text]},
@@ -60,9 +60,9 @@ def vigie(shape: Shape, *, workers: int, precision: str | None) -> Contestant:
     )
 
 
-def stock_bento(shape: Shape, *, precision: str | None) -> Contestant:
+def stock_bento(shape: Shape, *, precision: str) -> Contestant:
     """The same Classifier in a stock BentoML service of one worker."""
-    environment = {"RIVAL_MODEL": str(shape.artifact), "RIVAL_PRECISION": precision or "", "RIVAL_WORKERS": "1"}
+    environment = {"RIVAL_MODEL": str(shape.artifact), "RIVAL_PRECISION": precision, "RIVAL_WORKERS": "1"}
     return _bento("stock BentoML around Vigie's Classifier", "Wrapped", environment)
 
 

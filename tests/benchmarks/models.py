@@ -81,7 +81,7 @@ class Shape:
 
 def compact_shape(artifact: Path, cache: Path) -> Shape:
     """The shape of an artifact that was trained."""
-    return Shape("compact", artifact, _rival(artifact, cache))
+    return Shape("compact", artifact, _rival("compact", artifact, cache))
 
 
 def base_shape(cache: Path, *, config: dict[str, Any] | None = None, max_tokens: int = 512) -> Shape:
@@ -94,7 +94,7 @@ def base_shape(cache: Path, *, config: dict[str, Any] | None = None, max_tokens:
     key = _digest(ROOT / "training" / "onnx_graph.py", ROOT / "training" / "export.py", ENCODER / "tokenizer.json")
     key = hashlib.sha256(f"{key}{wanted}{max_tokens}".encode()).hexdigest()[:12]
     artifact = _cached(cache, "base", key, lambda folder: _export_random(wanted, max_tokens, folder))
-    return Shape("base", artifact, _rival(artifact, cache))
+    return Shape("base", artifact, _rival("base", artifact, cache))
 
 
 def _export_random(shape: dict[str, Any], max_tokens: int, target: Path) -> None:
@@ -125,10 +125,10 @@ def _export_random(shape: dict[str, Any], max_tokens: int, target: Path) -> None
     write_artifact(Trained(base, windows, labels, RunConfig(name="vigie-base-shape"), corpus, *found), target)
 
 
-def _rival(artifact: Path, cache: Path) -> Path:
+def _rival(name: str, artifact: Path, cache: Path) -> Path:
     """What other software reads: the checkpoint, and stock ONNX graphs of it as onnx/*.onnx."""
     key = _digest(artifact / "model.safetensors", artifact / "config.json", Path(__file__))
-    return _cached(cache, f"rival-{artifact.name}", key, lambda folder: _write_rival(artifact, folder))
+    return _cached(cache, f"rival-{name}", key, lambda folder: _write_rival(artifact, folder))
 
 
 def _write_rival(artifact: Path, folder: Path) -> None:

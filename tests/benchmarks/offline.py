@@ -31,8 +31,9 @@ class Timed:
 def offline(shape: Shape, drawer: Drawer, peaks: dict[str, float], *, deadline: float, seed: int) -> Section:
     """Time every engine on the same texts, new ones each round."""
     engines = all_engines(shape)
-    texts = [drawer.draw(_texts_a_round(engines, drawer, deadline, seed), seed=seed + 1 + n) for n in range(_ROUNDS)]
-    log(f"offline {shape.name}: {len(texts[0])} texts a round")
+    count = _texts_a_round(engines, drawer, deadline, seed)
+    log(f"offline {shape.name}: {count} texts a round")
+    texts = [drawer.draw(count, seed=seed + 1 + number) for number in range(_ROUNDS)]
     runs = {engine.name: _timer(engine, texts) for engine in engines}
     found = alternate(runs, until=deadline, most=_ROUNDS, say=lambda line: log(f"offline {shape.name}, {line}"))
     used = [length for batch in texts[: len(found[REFERENCE])] for length in drawer.lengths(batch)]
@@ -95,4 +96,5 @@ def _texts_a_round(engines: Sequence[OfflineEngine], drawer: Drawer, deadline: f
     for engine in engines:
         engine.run(sample)
     cost = (time.monotonic() - start) / len(sample)
-    return int(min(_MOST_TEXTS, max(_FEWEST_TEXTS, (deadline - time.monotonic()) / 3 / cost)))
+    # So few texts hold none of the longest, and pad less in batches: a text of a full round takes more.
+    return int(min(_MOST_TEXTS, max(_FEWEST_TEXTS, (deadline - time.monotonic()) / 3 / (1.5 * cost))))

@@ -22,7 +22,7 @@ RATE, CHARACTERS = 5.0, 300
 _ROUNDS = 5
 
 
-def overhead(shape: Shape, texts: Sequence[str], *, precision: str | None, deadline: float, logs: Path) -> Section:
+def overhead(shape: Shape, texts: Sequence[str], *, precision: str, deadline: float, logs: Path) -> Section:
     """Server CPU of a request less the CPU that `Classifier.predict` takes for its text in this process.
 
     One connection and one worker, so that every text is scored alone there as here.
@@ -45,7 +45,7 @@ def overhead(shape: Shape, texts: Sequence[str], *, precision: str | None, deadl
         for name, values in found.items()
     }
     columns = ("server", "CPU ms a request", "of these the engine's", "service overhead ms")
-    notes = [f"{len(engine)} rounds of {seconds:.1f} s; one connection, one worker; medians, the difference by round"]
+    notes = [f"rounds: {len(engine)}, of {seconds:.1f} s; one connection, one worker; medians, the difference by round"]
     rows = [[name, *values.values()] for name, values in figures.items()]
     return Section({"overhead": figures}, [Table(f"Service overhead, {shape.name} shape", columns, rows, notes)])
 

@@ -94,7 +94,7 @@ def running(
         probe: port → a request that it must answer with 200.
 
     Raises:
-        UserError: it ended, or did not answer in time; its log says why.
+        UserError: it ended, or did not answer in time.
     """
     port, begun = free_port(), time.monotonic()
     with log.open("wb") as output:
@@ -112,7 +112,9 @@ def _wait(process: subprocess.Popen[bytes], port: int, message: bytes, log: Path
     deadline = time.monotonic() + START_LIMIT_S
     while asyncio.run(_status(port, message)) != 200:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise UserError(f"a server did not start within {START_LIMIT_S} s; see {log}")
+            # Nothing but the probe was sent yet, so that no text of a person can be in there.
+            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            raise UserError(f"{log.stem}: did not start within {START_LIMIT_S} s; its last line: {''.join(last)}")
         time.sleep(0.02)
 
 
@@ -138,7 +140,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(20)
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=2)
     for child in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+    psutil.wait_procs(alive, timeout=20)

@@ -33,8 +33,7 @@ class Wrapped:
     def __init__(self) -> None:
         from serving import Classifier
 
-        precision = os.environ.get("RIVAL_PRECISION") or None
-        self._classifier = Classifier.from_dir(os.environ["RIVAL_MODEL"], precision=precision)
+        self._classifier = Classifier.from_dir(os.environ["RIVAL_MODEL"], precision=os.environ["RIVAL_PRECISION"])
 
     @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
     def classify(self, texts: list[str]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ def create() -> FastAPI:
 
     @app.post("/classify")
     def classify(question: Question) -> list[dict[str, Any]]:
-        answer: list[dict[str, Any]] = pipe(question.text, truncation=True)
-        return answer
+        answers: list[list[dict[str, Any]]] = pipe([question.text], truncation=True)
+        return answers[0]
 
     return app

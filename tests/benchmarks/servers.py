@@ -16,10 +16,11 @@ from tests.benchmarks.contestants import OURS, Contestant
 from tests.benchmarks.processes import Running
 from tests.benchmarks.report import Cell, Section, Table, log
 from tests.benchmarks.rounds import alternate, percentile, ratio
+from training.errors import UserError
 
 LEVELS = (1, 8, 32, 128)
 _ROUNDS, _LONGEST_S, _SHORTEST_S, _WARM_S = 3, 5.0, 0.5, 1.0
-_COLUMNS = ("server", "requests/s", "p50 ms", "p95 ms", "p99 ms", "errors", "CPU ms a request", "× Vigie", "client CPU")
+_COLUMNS = ("server", "requests/s", "p50 ms", "p95 ms", "p99 ms", "errors", "CPU ms a request", "× first", "client CPU")
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,40 @@ def servers(
     contestants: Sequence[Contestant], texts: Sequence[str], *,
     deadline: float, logs: Path, levels: Sequence[int] = LEVELS,
 ) -> Section:  # fmt: skip
-    """Start all, one after the other; then load one at a time, in turn, while the others idle."""
+    """Start all, one after the other; then load one at a time, in turn, while the others idle.
+
+    Args:
+        contestants: the first is what the others' rates are compared with.
+    """
     with contextlib.ExitStack() as stack:
-        started: dict[str, Running] = {}
-        for contestant in contestants:
-            started[contestant.name] = stack.enter_context(contestant.running(logs))
-            log(f"servers: {contestant.name} answers after {started[contestant.name].cold_start_s:.1f} s")
-        requests = {one.name: one.requests(texts, started[one.name].port) for one in contestants}
-        cells = len(contestants) * len(levels)
+        started, left_out = _start(contestants, stack, logs)
+        requests = {one.name: one.requests(texts, started[one.name].port) for one in contestants if one.name in started}
+        cells = len(started) * len(levels)
         seconds = (deadline - time.monotonic()) / (_ROUNDS * cells)
         seconds = min(_LONGEST_S, max(_SHORTEST_S, seconds - _WARM_S / _ROUNDS))
         found = {}
         for place, level in enumerate(levels):
             share = (deadline - time.monotonic()) / (len(levels) - place)
             found[level] = _level(started, requests, level, seconds=seconds, until=time.monotonic() + share)
-    return _section(found, {name: server.cold_start_s for name, server in started.items()}, seconds)
+    return _section(found, {name: server.cold_start_s for name, server in started.items()}, left_out, seconds)
+
+
+def _start(
+    contestants: Sequence[Contestant], stack: contextlib.ExitStack, logs: Path
+) -> tuple[dict[str, Running], list[str]]:
+    """Those that answer, and why the others are left out; the first must answer."""
+    started: dict[str, Running] = {}
+    left_out: list[str] = []
+    for one in contestants:
+        try:
+            started[one.name] = stack.enter_context(one.running(logs))
+            log(f"servers: {one.name} answers after {started[one.name].cold_start_s:.1f} s")
+        except UserError as error:
+            if not started:
+                raise
+            left_out.append(f"left out: {error}")
+            log(f"servers: {left_out[-1]}")
+    return started, left_out
 
 
 def measure(server: Running, requests: Sequence[bytes], *, connections: int, seconds: float) -> Measured:
@@ -91,24 +111,25 @@ def _level(
     return alternate(runs, until=until, most=_ROUNDS, say=lambda line: log(f"servers, {level} connections, {line}"))
 
 
-def _section(found: dict[int, dict[str, list[Measured]]], cold: dict[str, float], seconds: float) -> Section:
+def _section(
+    found: dict[int, dict[str, list[Measured]]], cold: dict[str, float], left_out: Sequence[str], seconds: float
+) -> Section:
     figures = {
-        str(level): {name: _figures(runs, by_name.get(OURS, runs)) for name, runs in by_name.items()}
+        str(level): {name: _figures(runs, next(iter(by_name.values()))) for name, runs in by_name.items()}
         for level, by_name in found.items()
     }
-    tables = [_table(level, by_name, len(next(iter(found[level].values()))), seconds) for level, by_name in (
-        (int(level), by_name) for level, by_name in figures.items()
-    )]  # fmt: skip
+    tables = [_table(level, figures[str(level)], len(next(iter(found[level].values()))), seconds) for level in found]
     rows: list[Sequence[Cell]] = [
-        [name, cold[name], max(values[-1].peak_mb for values in (by_name[name] for by_name in found.values()))]
-        for name in cold
+        [name, cold[name], max(by_name[name][-1].peak_mb for by_name in found.values())] for name in cold
     ]
-    start = Table("Servers: start and memory", ("server", "s to the first answer", "peak MB of all processes"), rows)
+    start = Table(
+        "Servers: start and memory", ("server", "s to the first answer", "peak MB of all processes"), rows, left_out
+    )
     rounds = {
         str(level): {name: [asdict(one) | {"latencies_ms": None} for one in runs] for name, runs in by_name.items()}
         for level, by_name in found.items()
     }
-    return Section({"levels": figures, "cold_start_s": cold, "rounds": rounds}, [*tables, start])
+    return Section({"levels": figures, "cold_start_s": cold, "left_out": left_out, "rounds": rounds}, [*tables, start])
 
 
 def _figures(runs: Sequence[Measured], ours: Sequence[Measured]) -> dict[str, Any]:
@@ -122,16 +143,17 @@ def _figures(runs: Sequence[Measured], ours: Sequence[Measured]) -> dict[str, An
         "p99_ms": percentile(latencies, 0.99),
         "errors": sum(one.errors for one in runs),
         "server_cpu_ms": statistics.median(cpu) if cpu else None,
-        "rate_of_ours": ratio(rates, [one.rate for one in ours]),
+        "rate_of_first": ratio(rates, [one.rate for one in ours]),
         "client_cpu_share": statistics.median(one.client_cpu_share for one in runs),
     }
 
 
 def _table(level: int, figures: dict[str, dict[str, Any]], rounds: int, seconds: float) -> Table:
-    notes = [f"{rounds} rounds of {seconds:.1f} s each, one text a request, closed loop over {level} connections"]
-    others = {name: values["rate"] for name, values in figures.items() if name != OURS}
-    if OURS in figures and others:
+    notes = [f"rounds: {rounds}, of {seconds:.1f} s; one text a request, closed loop over {level} connections"]
+    first = next(iter(figures))
+    others = {name: values["rate_of_first"] for name, values in figures.items() if not name.startswith(OURS)}
+    if others:
         best = max(others, key=lambda name: others[name])
-        notes.append(f"Vigie against the strongest other, {best}: × {1 / figures[best]['rate_of_ours']:.2f}")
+        notes.append(f"{first} against the strongest other, {best}: × {1 / others[best]:.2f}")
     rows = [[name, *values.values()] for name, values in figures.items()]
     return Table(f"Servers, {level} connections", _COLUMNS, rows, notes)

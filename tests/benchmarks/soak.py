@@ -47,7 +47,7 @@ def main() -> int:
     one_thread()
     check_model_options(options)
     shape = compact_shape(options.artifact, options.cache)
-    contestant = vigie(shape, workers=options.workers, precision=options.precision)
+    contestant = vigie(shape, workers=options.workers, precision=options.precision or shape.served)
     texts = Drawer(shape.tokenizer, longest=shape.max_tokens).draw(_TEXTS, seed=1)
     with tempfile.TemporaryDirectory() as logs, contestant.running(Path(logs)) as server:
         requests = contestant.requests(texts, server.port)
