@@ -151,7 +151,7 @@ def _info(gateway: Gateway) -> dict[str, Any]:
 
 async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return refused(request.url.path, error)
+    return refused(request.scope["path"], error)
 
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
@@ -165,7 +165,7 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return broken(request.url.path, error)
+    return broken(request.scope["path"], error)
 
 
 def _start_page(model: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -55,7 +56,7 @@ def middlewares(
             metrics=lambda: getattr(routes.state, "metrics", None),
         ),
         Middleware(SecurityHeaders),
-        *([Middleware(CORSMiddleware, **allowed)] if origins else []),
+        *([Middleware(OtherPages, **allowed)] if origins else []),
         Middleware(Refusals),
         Middleware(Auth, access=access),
         Middleware(Intake, limits=limits, gateway=gateway),
@@ -74,6 +75,17 @@ def origins_from_environment() -> list[str]:
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"VIGIE_CORS_ORIGINS: {origin!r} is no origin; write them as https://example.org")
     return origins
+
+
+class OtherPages(CORSMiddleware):
+    """Lets web pages of the origins named call from a browser, with any header."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """What a browser asks before it sends a request: the headers it names are allowed, and not repeated."""
+        response = super().preflight_response(request_headers)
+        # The star stands for all but this one, and not where cookies are allowed, which they are not.
+        response.headers["Access-Control-Allow-Headers"] = "*, Authorization"
+        return response
 
 
 class SecurityHeaders:

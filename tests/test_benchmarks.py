@@ -221,7 +221,7 @@ def test_servers_are_compared_and_no_text_is_told(
     assert list(levels) == ["1", "2"] and list(levels["2"]) == ["Vigie, fake", "other"]
     assert levels["2"]["Vigie, fake"]["rate_of_first"] == 1 and levels["1"]["other"]["errors"] == 0
     printed = markdown(found.tables) + json.dumps(found.figures) + str(capsys.readouterr())
-    assert "against the strongest other, other" in printed and "left out: broken" in printed
+    assert "against the strongest other, other: Vigie, fake: × " in printed and "left out: broken" in printed
     assert CANARY not in printed
 
 

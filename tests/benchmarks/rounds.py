@@ -52,8 +52,8 @@ def alternate(
 
 
 def ratio(of: Sequence[float], to: Sequence[float]) -> float:
-    """Median of the ratios that two contestants had within the same round."""
-    return statistics.median(a / b for a, b in zip(of, to, strict=True))
+    """Median of the ratios that two contestants had within the same round; infinite where the other has nothing."""
+    return statistics.median(a / b if b else float("inf") for a, b in zip(of, to, strict=True))
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -118,7 +118,7 @@ def _section(
         str(level): {name: _figures(runs, next(iter(by_name.values()))) for name, runs in by_name.items()}
         for level, by_name in found.items()
     }
-    tables = [_table(level, figures[str(level)], len(next(iter(found[level].values()))), seconds) for level in found]
+    tables = [_table(level, figures[str(level)], runs, seconds) for level, runs in found.items()]
     rows: list[Sequence[Cell]] = [
         [name, cold[name], max(by_name[name][-1].peak_mb for by_name in found.values())] for name in cold
     ]
@@ -148,12 +148,14 @@ def _figures(runs: Sequence[Measured], ours: Sequence[Measured]) -> dict[str, An
     }
 
 
-def _table(level: int, figures: dict[str, dict[str, Any]], rounds: int, seconds: float) -> Table:
+def _table(level: int, figures: dict[str, dict[str, Any]], runs: dict[str, list[Measured]], seconds: float) -> Table:
+    rates = {name: [one.rate for one in measured] for name, measured in runs.items()}
+    rounds = len(next(iter(rates.values())))
     notes = [f"rounds: {rounds}, of {seconds:.1f} s; one text a request, closed loop over {level} connections"]
-    first = next(iter(figures))
-    others = {name: values["rate_of_first"] for name, values in figures.items() if not name.startswith(OURS)}
-    if others:
-        best = max(others, key=lambda name: others[name])
-        notes.append(f"{first} against the strongest other, {best}: × {1 / others[best]:.2f}")
+    ours = [name for name in rates if name.startswith(OURS)]
+    if others := [name for name in rates if name not in ours]:
+        best = max(others, key=lambda name: statistics.median(rates[name]))
+        against = "; ".join(f"{name}: × {ratio(rates[name], rates[best]):.2f}" for name in ours)
+        notes.append(f"requests/s against the strongest other, {best}: {against}")
     rows = [[name, *values.values()] for name, values in figures.items()]
     return Table(f"Servers, {level} connections", _COLUMNS, rows, notes)
