@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from html import escape
 from typing import Any
 
-import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -23,6 +21,7 @@ from serving.middleware import as_json, broken, refused
 from serving.observe_metrics import exposition
 from serving.openapi import EXAMPLE, PredictRequest, document
 from serving.protocols import PROTOCOLS, GetGateway
+from serving.protocols.messages import read_json
 
 _STYLE = """
 :root { color-scheme: light dark } body { font: 16px/1.6 system-ui, sans-serif; max-width: 42rem; margin: 3rem auto;
@@ -86,7 +85,7 @@ def _native_routes(gateway: GetGateway, limits: Limits) -> list[BaseRoute]:
 
 def _parse(body: bytes) -> PredictRequest:
     """The request, or a Refusal that names every field at fault and repeats nothing of it."""
-    asked = _json(body)
+    asked = read_json(body)
     faults: list[tuple[str | None, str]] = []
     known = PredictRequest.model_fields.keys()
     if isinstance(asked, dict) and not asked.keys() <= known:
@@ -100,18 +99,6 @@ def _parse(body: bytes) -> PredictRequest:
     if faults:
         raise Refusal("invalid", "; ".join(message for _, message in faults), faults[0][0])
     return request
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        # The slower parser takes halves of surrogate pairs, which messages cut in the middle of an emoji contain.
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refusal("invalid", "the body is not valid JSON") from None
 
 
 def _fault(item: Any) -> tuple[str | None, str]:

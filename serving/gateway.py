@@ -122,8 +122,23 @@ def actionable(prediction: Prediction, *, protect: bool) -> dict[str, float]:
     `/predict`.
     """
     scores = {label: score["score"] for label, score in prediction["categories"].items()}
-    voices = prediction["voice"]["scores"]
-    if not protect or max(voices, key=lambda label: voices[label]) == "direct":
+    if not (protect and _is_told(prediction)):
         return scores
+    voices = prediction["voice"]["scores"]
     share = voices["direct"] / max(sum(voices.values()), 1e-9)
     return {label: round(score * share, 6) for label, score in scores.items()}
+
+
+def acted_upon(prediction: Prediction, *, protect: bool) -> dict[str, bool]:
+    """Whether a tool that knows no voices should act on each category: those that are flagged.
+
+    With `protect`, nothing is acted upon in a text whose likeliest voice is not `direct`.
+    """
+    told = protect and _is_told(prediction)
+    return {label: score["flagged"] and not told for label, score in prediction["categories"].items()}
+
+
+def _is_told(prediction: Prediction) -> bool:
+    """Whether somebody tells of it or speaks about it, rather than does it."""
+    voices = prediction["voice"]["scores"]
+    return max(voices, key=lambda label: voices[label]) != "direct"

@@ -81,3 +81,24 @@ def positive(variable: str, default: int) -> int:
     if not value.isdecimal() or int(value) == 0:
         raise ValueError(f"{variable} must be a positive whole number, not {value!r}")
     return int(value)
+
+
+def switch(variable: str, *, default: bool) -> bool:
+    """An environment variable that is 1 or 0; unset or empty it is the default.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = os.environ.get(variable) or str(int(default))
+    if value not in ("0", "1"):
+        raise ValueError(f"{variable} must be 1 or 0, not {value!r}")
+    return value == "1"
+
+
+def protects_testimony() -> bool:
+    """VIGIE_PROTECT_TESTIMONY, on by default: who knows no voices gets lowered scores for testimony and commentary.
+
+    Raises:
+        ValueError: it is neither 1 nor 0.
+    """
+    return switch("VIGIE_PROTECT_TESTIMONY", default=True)

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from serving import Classifier
-from serving.api import create_app
-from serving.auth import Access, Keys
-from serving.batcher import Batcher
-from serving.gateway import Gateway
-from serving.limits import Limits
-from serving.middleware import middlewares
 from serving.protocols import perspective
 from serving.protocols.perspective import Settings
+from tests.wire import CANARY, KEY, fake_scores, local, service
 
-CANARY = "perroquet-bleu-7413"
-KEY = "d4" * 32
 ANALYZE, SUGGEST, DISCOVERY = "/v1alpha1/comments:analyze", "/v1alpha1/comments:suggestscore", "/$discovery/rest"
 
 
@@ -34,50 +25,12 @@ def classifier(artifact: Path) -> Classifier:
     return Classifier.from_dir(artifact)
 
 
-def fake_scores(classifier: Classifier) -> Callable[[Sequence[str]], Any]:
-    """Scores that follow from words: what each test expects can be worked out by hand."""
-    labels = classifier.artifact.label_ids
-
-    def score(texts: Sequence[str]) -> Any:
-        return np.array([[_fake(label, text) for label in labels] for text in texts])
-
-    return score
-
-
-def _fake(label: str, text: str) -> float:
-    found = {
-        "sexual_extortion": 0.8 if "menace" in text else 0.1,
-        "racism": 0.6 if "insulte" in text else 0.05,
-        "cyberbullying": 0.3,
-        "minor_involved": 0.7,
-        "direct": 0.1 if "raconte" in text else 0.9,
-        "testimony": 0.3 if "raconte" in text else 0.05,
-    }
-    return found.get(label, 0.0)
-
-
-def service(classifier: Classifier, *, score: Any = None, keys: str = "", **limits: int) -> Starlette:
-    """The whole way in, with this protocol served."""
-    bounds = Limits(**limits)
-    gateway = Gateway(classifier, Batcher(score or fake_scores(classifier)), bounds)
-    app = create_app(bounds)
-    app.state.gateway = gateway
-    access = Access(Keys(text=keys)) if keys else Access()
-    return Starlette(
-        middleware=middlewares(app, limits=bounds, access=access, origins=(), gateway=lambda: gateway),
-    )
-
-
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("serving.api", "serving.middleware"):
         monkeypatch.setattr(f"{module}.PROTOCOLS", (perspective,))
     for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
         monkeypatch.delenv(variable)
-
-
-def local(app: Any, base: str = "http://127.0.0.1:3000") -> TestClient:
-    return TestClient(app, base_url=base, client=("127.0.0.1", 50000), raise_server_exceptions=False)
 
 
 @pytest.fixture

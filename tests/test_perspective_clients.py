@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import socket
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from serving import Classifier
+from tests import wire
 from tests.test_closed import certificate
 from tests.test_perspective import (
     ANALYZE,
@@ -124,18 +123,9 @@ def live(request: pytest.FixtureRequest, classifier: Classifier) -> Iterator[Liv
         import httplib2
     files = request.getfixturevalue("certificate") if request.param == "https" else (None, None)
     app = service(classifier, keys=f"client:{sha256(KEY.encode()).hexdigest()}")
-    config = uvicorn.Config(app, log_config=None, lifespan="off", ssl_certfile=files[0], ssl_keyfile=files[1])
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        http = httplib2.Http(ca_certs=files[0] and str(files[0]), proxy_info=None, timeout=30)
-        try:
-            yield Live(f"{request.param}://127.0.0.1:{listener.getsockname()[1]}", library, http)
-        finally:
-            http.close()
-            server.should_exit = True
-            thread.join()
+    http = httplib2.Http(ca_certs=files[0] and str(files[0]), proxy_info=None, timeout=30)
+    with wire.live(app, ssl_certfile=files[0], ssl_keyfile=files[1]) as address, contextlib.closing(http):
+        yield Live(f"{request.param}://{address}", library, http)
 
 
 @pytest.mark.parametrize("path", [f"{DISCOVERY}?version={{apiVersion}}", "/discovery/v1/apis/{api}/{apiVersion}/rest"])

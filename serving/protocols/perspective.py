@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from serving.classifier import Prediction
 from serving.gateway import Gateway, Kind, Refusal
+from serving.limits import protects_testimony, switch
 from serving.protocols import GetGateway, attributes, discovery
 from serving.protocols.attributes import MEANINGS
 from serving.protocols.comment import Comment, Span
@@ -64,18 +65,11 @@ class Settings:
         """
         url = os.environ.get("VIGIE_PUBLIC_URL", "")
         return cls(
-            protect=_switch("VIGIE_PROTECT_TESTIMONY", default=True),
+            protect=protects_testimony(),
             languages=_languages(os.environ.get("VIGIE_PERSPECTIVE_LANGUAGES", "fr")),
-            drop_unsupported=_switch("VIGIE_PERSPECTIVE_DROP_UNSUPPORTED", default=False),
+            drop_unsupported=switch("VIGIE_PERSPECTIVE_DROP_UNSUPPORTED", default=False),
             public_url=discovery.check_public_url(url) if url else None,
         )
-
-
-def _switch(variable: str, *, default: bool) -> bool:
-    value = os.environ.get(variable) or str(int(default))
-    if value not in ("0", "1"):
-        raise ValueError(f"{variable} must be 1 or 0, not {value!r}")
-    return value == "1"
 
 
 def _languages(value: str) -> frozenset[str] | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from serving.gateway import Refusal
+from serving.protocols.messages import read_json, without_nulls
 
 ScoreType = Literal["SCORE_TYPE_UNSPECIFIED", "PROBABILITY", "STD_DEV_SCORE", "PERCENTILE", "RAW"]
 TextType = Literal["TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML"]
@@ -39,10 +38,8 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {name: value for name, value in values.items() if value is not None}
+    def _before(cls, values: Any) -> Any:
+        return without_nulls(values)
 
 
 class TextEntry(Message):
@@ -56,7 +53,7 @@ class ArticleAndParentComment(Message):
 
 
 class Context(Message):
-    entries: list[TextEntry] = []
+    entries: Annotated[list[TextEntry], FailFast()] = []
     article_and_parent_comment: ArticleAndParentComment | None = None
 
 
@@ -78,7 +75,7 @@ class SpanScore(Message):
 
 class AttributeScores(Message):
     summary_score: Score | None = None
-    span_scores: list[SpanScore] = []
+    span_scores: Annotated[list[SpanScore], FailFast()] = []
 
 
 class Request(Message):
@@ -86,7 +83,8 @@ class Request(Message):
 
     comment: TextEntry = TextEntry()
     context: Context | None = None
-    languages: list[Language] = []
+    # One fault is enough: a body has room for millions of them.
+    languages: Annotated[list[Language], FailFast()] = []
     client_token: str = ""
     session_id: str = ""
     community_id: str = ""
@@ -109,25 +107,13 @@ Asked = TypeVar("Asked", bound=Request)
 def parse(message: type[Asked], body: bytes) -> Asked:
     """The message, or a Fault that names the field at fault and repeats nothing of the body."""
     try:
-        asked = message.model_validate(_json(body))
+        asked = message.model_validate(read_json(body))
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
         raise _fault(fault["loc"], fault["type"], fault["msg"]) from None
     if asked.context is not None and asked.context.entries and asked.context.article_and_parent_comment is not None:
         raise Fault("invalid", "context: either entries or articleAndParentComment, not both", "context")
     return asked
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        # The slower parser takes halves of surrogate pairs, which messages cut in the middle of an emoji contain.
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise Fault("invalid", "Invalid JSON payload received: the body is not valid JSON") from None
 
 
 def _fault(location: tuple[int | str, ...], kind: str, message: str) -> Fault:
