@@ -114,6 +114,38 @@ def test_the_encoder_loads_as_any_camembert(finished: tuple[Path, dict[str, Any]
     assert stored["dtype"] == "float16"
 
 
+def test_a_run_goes_on_from_an_encoder(corpus: Path, tmp_path: Path, finished: tuple[Path, dict[str, Any]]) -> None:
+    """Its weights to begin with are the encoder's, layers and all, and so is its tokenizer."""
+    encoder = finished[0] / "encoder"
+    other = {"layers": 3, "hidden_size": 32, "heads": 2, "intermediate_size": 64, "max_tokens": 32}
+    config = settings(corpus, tmp_path, encoder=str(encoder), vocab_size=400, shape=other)
+    run, tokenizer = p.prepare(config, folder=tmp_path)
+    ours = AutoModelForMaskedLM.from_pretrained(encoder).float().state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in run.model.state_dict().items())
+    assert tokenizer.to_str() == Tokenizer.from_file(str(encoder / "tokenizer.json")).to_str()
+    p.pretrain(settings(corpus, tmp_path / "more", encoder=str(encoder)), resume=False, log=silent)
+    moved = AutoModelForMaskedLM.from_pretrained(tmp_path / "more" / "encoder").float().state_dict()
+    assert moved.keys() == ours.keys() and any(not torch.equal(moved[name], ours[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"encoder": "nowhere"}, "key encoder"),
+        (
+            {"shape": {"layers": 1, "hidden_size": 16, "heads": 2, "intermediate_size": 32, "max_tokens": 64}},
+            "positions",
+        ),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused(
+    corpus: Path, tmp_path: Path, finished: tuple[Path, dict[str, Any]], more: dict[str, Any], said: str
+) -> None:
+    config = settings(corpus, tmp_path, **({"encoder": str(finished[0] / "encoder")} | more))
+    with pytest.raises(UserError, match=said):
+        p.prepare(config, folder=tmp_path)
+
+
 def test_the_summary_reports_perplexity_per_source(finished: tuple[Path, dict[str, Any]]) -> None:
     """What was held out is named, with how many pieces the figure rests on; the file says the same."""
     output, summary = finished

@@ -27,7 +27,7 @@ from transformers import CamembertForMaskedLM
 
 from training.errors import UserError, command
 from training.pretrain_config import PretrainConfig, read_arguments
-from training.pretrain_model import build_model, choose_bf16, export_encoder, masked_loss, start_from_counts
+from training.pretrain_model import build_model, choose_bf16, export_encoder, load_model, masked_loss, start_from_counts
 from training.pretrain_text import (
     Ids,
     Sampler,
@@ -187,10 +187,11 @@ def _heldout_tokens(config: PretrainConfig, tokenizer: Tokenizer) -> dict[str, I
 
 def get_tokenizer(config: PretrainConfig, folder: Path) -> Tokenizer:
     """The configured tokenizer, the one an earlier run left in `folder`, or a new one, kept in `folder`."""
-    given = None if config.tokenizer is None else Path(config.tokenizer) / "tokenizer.json"
+    brought = config.encoder or config.tokenizer
+    given = None if brought is None else Path(brought) / "tokenizer.json"
     kept = folder / "tokenizer" / "tokenizer.json"
     if given is not None and not given.exists():
-        raise UserError(f"{given}: no such file (key tokenizer)")
+        raise UserError(f"{given}: no such file (key {'encoder' if config.encoder else 'tokenizer'})")
     try:
         if given is None and not kept.exists():
             made = train_tokenizer(sample_for_tokenizer(config), vocab_size=config.vocab_size)
@@ -221,7 +222,7 @@ def prepare(config: PretrainConfig, *, folder: Path) -> tuple[Run, Tokenizer]:
         seed=config.seed,
     )  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(config, tokenizer).to(device)
+    model = (load_model if config.encoder else build_model)(config, tokenizer).to(device)
     run = Run(config, model, sampler, build_optimizers(model, config), device, choose_bf16(config.precision, device))
     return run, tokenizer
 
@@ -237,7 +238,7 @@ def pretrain(config: PretrainConfig, *, resume: bool, log: Callable[[str], None]
     run, tokenizer = prepare(config, folder=folder)
     if resume:
         run.load(checkpoint)
-    else:
+    elif not config.encoder:
         start_from_counts(run.model, run.sampler, embeddings=config.initial_embeddings == "cooccurrence")
     parameters = sum(p.numel() for p in run.model.parameters())
     read = sum(len(source.ids) for source in run.sampler.sources)

@@ -63,6 +63,9 @@ class PretrainConfig(_Closed):
     data: list[Source] = []
     heldout: list[Source] = []
     """Texts for perplexity; never trained on. Every 100th text of the sources where none are given."""
+    encoder: str | None = None
+    """Folder of an encoder to go on from, with its weights, tokenizer and layers; random weights when null. Only
+    `shape.max_tokens` of the shape is still looked at, and must be the encoder's own."""
     tokenizer: str | None = None
     """Folder of a trained tokenizer; one is trained on the same sources when null."""
     vocab_size: int = Field(8192, ge=311, le=65_536)
@@ -120,6 +123,8 @@ def _check(config: PretrainConfig) -> None:
     longest = max(phase.tokens for phase in config.phases)
     if longest > min(config.shape.max_tokens, config.batch_tokens):
         raise UserError(f"phases: {longest} tokens do not fit shape.max_tokens and batch_tokens")
+    if config.encoder is not None and config.tokenizer is not None:
+        raise UserError("tokenizer: an encoder to go on from brings its own; leave one of the two out")
     names = [source.name for source in config.data]
     if len(set(names)) < len(names):
         raise UserError("data: two sources have the same name")

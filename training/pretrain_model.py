@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import CamembertConfig, CamembertForMaskedLM
 
+from training.errors import UserError
 from training.pretrain_config import PretrainConfig
 from training.pretrain_text import Batch, Ids, Sampler
 from training.tokenizer import BOS, EOS, PAD, save_tokenizer, special_id
@@ -46,6 +47,25 @@ def build_model(config: PretrainConfig, tokenizer: Tokenizer) -> CamembertForMas
         with torch.no_grad():
             table.copy_(torch.from_numpy(sinusoids(*table.shape)))
             table[pad] = 0
+    return model
+
+
+def load_model(config: PretrainConfig, tokenizer: Tokenizer) -> CamembertForMaskedLM:
+    """The encoder that the run goes on from, in single precision and with the run's dropout.
+
+    Raises:
+        UserError: no such encoder, or one whose pieces or positions are not those of the run.
+    """
+    folder = Path(str(config.encoder))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no encoder here (key encoder)")
+    rates = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
+    model = CamembertForMaskedLM.from_pretrained(folder, **rates).float()
+    pieces, positions = model.config.vocab_size, model.config.max_position_embeddings
+    if pieces != tokenizer.get_vocab_size():
+        raise UserError(f"{folder}: {pieces} pieces, but its tokenizer has {tokenizer.get_vocab_size()}")
+    if positions != config.shape.max_tokens + special_id(tokenizer, PAD) + 1:
+        raise UserError(f"{folder}: {positions} positions do not fit shape.max_tokens {config.shape.max_tokens}")
     return model
 
 
