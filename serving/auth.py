@@ -16,10 +16,12 @@ import re
 import secrets
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Generic, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,6 +33,8 @@ HEALTH = frozenset({"/livez", "/readyz", "/healthz"})
 MIN_KEY_LENGTH = 32
 _HEADERS = frozenset({b"x-api-key", b"ocp-apim-subscription-key", b"api-key"})
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+_SIGNED = {"/coral/moderate": ("VIGIE_CORAL_SECRETS", "VIGIE_CORAL_SECRETS_FILE")}
+"""Paths whose route checks a signature in place of a key where one of the variables is set."""
 _STORED = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<hash>[0-9a-f]{64})(?::(?P<per_minute>[1-9][0-9]{0,8}))?")
 _CHECK_FILE_EVERY_S = 1.0
 logger = logging.getLogger("vigie")
@@ -67,6 +71,46 @@ class Key:
         return None
 
 
+Read = TypeVar("Read")
+
+
+class Followed(Generic[Read]):
+    """What was read from a file, and read again within a second of its changing. A broken file changes nothing."""
+
+    def __init__(
+        self,
+        file: Path | None,
+        read: Callable[[], Read],
+        *,
+        what: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            file: None where there is none to follow.
+            read: reads it; raises ValueError, whose message goes to the log and so quotes no secret.
+            what: how the log calls what is in it.
+        """
+        self._file, self._read_it, self._what, self._clock = file, read, what, clock
+        # Before it is read: what is written in between counts as a change.
+        self._stamp, self._checked_at = _stamp(file), clock()
+        self._value = read()
+
+    def current(self) -> Read:
+        now = self._clock()
+        if self._file is None or now - self._checked_at < _CHECK_FILE_EVERY_S:
+            return self._value
+        self._checked_at = now
+        stamp = _stamp(self._file)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._value = self._read_it()
+            except ValueError as error:
+                logger.error("%s stay as they were: %s", self._what, error)
+        return self._value
+
+
 class Keys:
     """The keys that are accepted; those of a file follow it without a restart."""
 
@@ -82,24 +126,24 @@ class Keys:
             ValueError: a line of another form, a name or key that stands twice, or no key at all.
         """
         self._given = tuple(_parse(text.split(","), "VIGIE_API_KEYS")) if text else ()
-        self._file, self._clock = file, clock
-        self._stamp, self._checked_at = _stamp(file), clock()
-        self._keys = self._read()
+        self._file = file
+        self._last: tuple[Key, ...] = ()
+        self._keys = Followed(file, self._read, what="the API keys", clock=clock)
 
     def find(self, candidate: str) -> Key | None:
         """The stored key that this is, if any; as long for a near miss as for a hit."""
-        self._follow_file()
+        keys = self._keys.current()
         if len(candidate) < MIN_KEY_LENGTH:
             return None
         digest, found = sha256(candidate.encode()).digest(), None
-        for key in self._keys:
+        for key in keys:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         return found
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(key.name for key in self._keys)
+        return tuple(key.name for key in self._keys.current())
 
     def _read(self) -> tuple[Key, ...]:
         keys = self._given
@@ -114,38 +158,26 @@ class Keys:
         for what in ({key.name for key in keys}, {key.digest for key in keys}):
             if len(what) < len(keys):
                 raise ValueError("API keys: a name or a key stands twice")
-        return keys
-
-    def _follow_file(self) -> None:
-        """Read the file again where it changed. A broken one changes nothing."""
-        now = self._clock()
-        if self._file is None or now - self._checked_at < _CHECK_FILE_EVERY_S:
-            return
-        self._checked_at = now
-        stamp = _stamp(self._file)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._keys = _keep_buckets(self._keys, self._read())
-        except ValueError as error:
-            logger.error("the API keys stay as they were: %s", error)
+        self._last = _keep_buckets(self._last, keys)
+        return self._last
 
 
 @dataclass(frozen=True)
 class Access:
     """Who may ask, as the environment says.
 
-    Without `keys`, only this machine is answered, unless `anyone` is set.
+    Without `keys`, only this machine is answered, unless `anyone` is set. Paths in `signed` need neither: their routes
+    check a signature.
     """
 
     keys: Keys | None = None
     anyone: bool = False
     metrics_open: bool = False
+    signed: frozenset[str] = frozenset()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Access:
-        """VIGIE_API_KEYS, VIGIE_API_KEYS_FILE, VIGIE_NO_AUTH and VIGIE_METRICS_OPEN.
+        """VIGIE_API_KEYS, VIGIE_API_KEYS_FILE, VIGIE_NO_AUTH, VIGIE_METRICS_OPEN, and whether signatures are checked.
 
         Raises:
             ValueError: keys of another form, or keys and VIGIE_NO_AUTH together.
@@ -156,7 +188,8 @@ class Access:
         if anyone and (text or file):
             raise ValueError("VIGIE_NO_AUTH (--no-auth) and API keys contradict each other; choose one")
         keys = Keys(text=text, file=Path(file) if file else None) if text or file else None
-        return cls(keys, anyone, metrics_open)
+        signed = frozenset(path for path, variables in _SIGNED.items() if any(map(environment.get, variables)))
+        return cls(keys, anyone, metrics_open, signed)
 
 
 class Auth:
@@ -164,7 +197,7 @@ class Auth:
 
     def __init__(self, app: ASGIApp, *, access: Access, clock: Callable[[], float] = time.monotonic) -> None:
         self.app, self.access, self._clock = app, access, clock
-        self._open = HEALTH | {"/metrics"} if access.metrics_open else HEALTH
+        self._open = HEALTH | access.signed | ({"/metrics"} if access.metrics_open else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._open:
@@ -182,7 +215,9 @@ class Auth:
             if key is not None:
                 return key
         raise Refusal(
-            "unauthorized", "an API key is needed: Authorization: Bearer …, X-API-Key: …, api-key: … or ?key=…"
+            "unauthorized",
+            "an API key is needed: Authorization: Bearer …, X-API-Key: …, api-key: …, ?key=… or as the password of "
+            "HTTP Basic",
         )
 
     def _check_rate(self, key: Key) -> None:
@@ -201,8 +236,18 @@ def _candidates(scope: Scope) -> Iterator[str]:
             scheme, _, token = value.decode("latin-1").partition(" ")
             if scheme.lower() == "bearer":
                 yield token.strip()
+            elif scheme.lower() == "basic":
+                yield _password(token.strip())
     if b"key=" in scope["query_string"]:
         yield from (value for name, value in parse_qsl(scope["query_string"].decode("latin-1")) if name == "key")
+
+
+def _password(token: str) -> str:
+    """That of HTTP Basic, whoever the user; empty where there is none."""
+    try:
+        return b64decode(token, validate=True).decode("latin-1").partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _check_local(scope: Scope) -> None:

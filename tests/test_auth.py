@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ KEY, OTHER = "a1" * 32, "b2" * 32
 
 def line(name: str, key: str, suffix: str = "") -> str:
     return f"{name}:{sha256(key.encode()).hexdigest()}{suffix}"
+
+
+def basic(user_and_password: str, *, scheme: bytes = b"Basic") -> bytes:
+    return scheme + b" " + b64encode(user_and_password.encode())
 
 
 def ask(auth: Auth, path: str = "/predict", **scope: Any) -> str | None:
@@ -56,6 +61,8 @@ def guarded(text: str = "", **keywords: Any) -> Auth:
         {"headers": [(b"ocp-apim-subscription-key", KEY.encode())]},
         {"query_string": b"alt=json&key=" + KEY.encode()},
         {"headers": [(b"authorization", b"Bearer unused"), (b"x-api-key", KEY.encode())]},
+        {"headers": [(b"authorization", basic(f"label-studio:{KEY}"))]},
+        {"headers": [(b"authorization", basic(f":{KEY}", scheme=b"basic"))]},
     ],
 )
 def test_a_key_is_found_wherever_a_client_puts_it(request_: dict[str, Any]) -> None:
@@ -70,6 +77,11 @@ def test_a_key_is_found_wherever_a_client_puts_it(request_: dict[str, Any]) -> N
         [(b"x-api-key", KEY[:-1].encode())],
         [(b"x-api-key", sha256(KEY.encode()).hexdigest().encode())],
         [(b"authorization", b"Basic " + KEY.encode())],
+        [(b"authorization", basic(f"label-studio:{OTHER}"))],
+        [(b"authorization", basic(f"{KEY}:"))],
+        [(b"authorization", basic(KEY))],
+        [(b"authorization", b"Basic \xff")],
+        [(b"authorization", b"Basic")],
         [(b"x-api-key", b"\xff\xfe")],
     ],
 )
@@ -94,6 +106,23 @@ def test_metrics_need_a_key_unless_they_are_open() -> None:
     with pytest.raises(Refusal):
         ask(guarded(line("only", KEY)), "/metrics")
     ask(Auth(reached, access=Access(Keys(text=line("only", KEY)), metrics_open=True)), "/metrics")
+
+
+@pytest.mark.parametrize("keys", ["", line("only", KEY)])
+def test_where_signatures_are_checked_no_key_is_needed(keys: str) -> None:
+    """There alone, from anywhere: whoever signs sends no key. Its route refuses what is not signed."""
+    access = Access.from_environment({"VIGIE_CORAL_SECRETS": "x", "VIGIE_API_KEYS": keys})
+    auth, stranger = Auth(reached, access=access), ("203.0.113.9", 1)
+    assert ask(auth, "/coral/moderate", client=stranger) is None
+    for path in ("/coral/", "/coral/moderate/", "/predict", "/"):
+        with pytest.raises(Refusal):
+            ask(auth, path, client=stranger)
+
+
+@pytest.mark.parametrize("environment", [{}, {"VIGIE_CORAL_SECRETS": "", "VIGIE_CORAL_SECRETS_FILE": ""}])
+def test_without_secrets_nothing_is_open(environment: dict[str, str]) -> None:
+    assert Access.from_environment(environment).signed == frozenset()
+    assert Access.from_environment({**environment, "VIGIE_CORAL_SECRETS_FILE": "x"}).signed == {"/coral/moderate"}
 
 
 @pytest.mark.parametrize("client", [("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)])
