@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from training.augment import KINDS, VariedTexts, joined_targets
+from training.augment import KINDS, VariedTexts, joined_targets, training_texts
 from training.config import OptimConfig, RunConfig
 from training.data import Corpus, label_matrix, load_corpus
 from training.errors import UserError
 from training.labels import Labels
-from training.model import MaskedLoss, Windows, encode, windows_of
+from training.model import BaseModel, MaskedLoss, Windows, encode, windows_of
 from training.sampler import StepSampler
 from training.train import train
 
@@ -113,6 +114,26 @@ def test_only_the_named_kinds_are_drawn(make: Make) -> None:
 
 def test_long_texts_are_not_joined_to_another(make: Make) -> None:
     assert rows(make(join=1.0, join_characters=1)) == rows(make())
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_recombined_rows_join_every_epoch(
+    corpus: Corpus, labels: Labels, tokenizer: Any, windows: Windows, tiny_config: RunConfig, epoch: int
+) -> None:
+    """After the training texts' own rows come as many recombined ones as asked, told by a teacher that learnt them."""
+    config = tiny_config.model_copy(update={"optim": OptimConfig(recombine=1.5)})
+    examples, base = corpus.split("train"), cast(BaseModel, SimpleNamespace(tokenizer=tokenizer))
+    first, again = (training_texts(base, windows, config, examples, labels) for _ in range(2))
+    first.draw(epoch), again.draw(epoch)
+    drawn, own = rows(first), rows(again)[: -round(1.5 * len(examples))]
+    assert drawn == rows(again) and len(drawn) == len(own) + round(1.5 * len(examples))
+    assert all(set(row["labels"]) <= {0.0, 1.0} for row in own)
+    told = np.array([row["labels"] for row in drawn[len(own) :]])
+    assert ((told > 0) & (told < 1)).all()
+    # « menace » stands in every text about extortion and in no other.
+    threat = [labels.ids.index("sexual_extortion"), labels.ids.index("racism")]
+    held = ["menace" in tokenizer.decode(row["input_ids"]) for row in drawn[len(own) :]]
+    assert told[held][:, threat[0]].mean() > 3 * told[np.logical_not(held)][:, threat[0]].mean()
 
 
 def test_joined_targets_by_hand() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from training.calibration import sigmoid
 from training.data import UNKNOWN
-from training.teacher import blended_targets, cross_fitted, ngrams
+from training.teacher import Teacher, blended_targets, ngrams
 
 CLEAR = [[1, 2, 9], [3, 4, 9]]
 
@@ -24,7 +25,7 @@ def test_pieces_and_pairs() -> None:
 
 def test_it_learns_from_the_other_groups() -> None:
     pieces, targets, groups = corpus()
-    soft = cross_fitted(pieces, targets, groups)
+    soft = Teacher(pieces, targets, groups).unseen
     assert (soft[::2, 0] > 0.7).all() and (soft[1::2, 0] < 0.3).all()
     # Nothing is positive: every probability is small, none is undefined.
     assert np.isfinite(soft).all() and (soft[:, 1] < 0.3).all()
@@ -34,7 +35,7 @@ def test_a_text_is_judged_without_its_group() -> None:
     """The last group says the contrary of all others: its own labels must not reach its own targets."""
     pieces, targets, groups = corpus()
     targets[-2:, 0] = [0, 1]
-    soft = cross_fitted(pieces, targets, groups)
+    soft = Teacher(pieces, targets, groups).unseen
     assert soft[-2, 0] > 0.5 > soft[-1, 0]
 
 
@@ -42,8 +43,8 @@ def test_blended_by_hand() -> None:
     """With weight 0.25 a target of 1 at a probability of p becomes 0.75 + 0.25 p; what is unknown stays."""
     pieces, targets, groups = corpus()
     targets[3, 0] = UNKNOWN
-    soft = cross_fitted(pieces, targets, groups)
-    blended = blended_targets(pieces, targets, groups, weight=0.25)
+    soft = Teacher(pieces, targets, groups).unseen
+    blended = blended_targets(targets, soft, weight=0.25)
     assert blended[0, 0] == pytest.approx(0.75 + 0.25 * soft[0, 0])
     assert blended[1, 0] == pytest.approx(0.25 * soft[1, 0])
     assert blended[3, 0] == UNKNOWN
@@ -52,5 +53,20 @@ def test_blended_by_hand() -> None:
 
 def test_one_group_is_dealt_out_by_rows() -> None:
     pieces, targets, _ = corpus()
-    soft = cross_fitted(pieces, targets, ["all"] * len(pieces))
+    soft = Teacher(pieces, targets, ["all"] * len(pieces)).unseen
     assert (soft[::2, 0] > soft[1::2, 0]).all()
+
+
+def test_it_answers_for_texts_it_has_not_seen() -> None:
+    """Piece 1 means the first label wherever it stands; a text without pieces it knows gets what speaks for none."""
+    pieces, targets, groups = corpus()
+    told = sigmoid(Teacher(pieces, targets, groups)([[1, 77], [3, 77], []]))
+    assert told[0, 0] > 0.7 > 0.3 > told[1, 0]
+    assert told.shape == (3, 2) and np.isfinite(told).all() and (told[:, 1] < 0.3).all()
+
+
+def test_what_nobody_decided_teaches_nothing() -> None:
+    """Were the undecided rows read as they stand, they would say that piece 1 means nothing."""
+    pieces, targets, groups = corpus(12)
+    targets[::4, 0] = UNKNOWN
+    assert sigmoid(Teacher(pieces, targets, groups)([[1, 9]]))[0, 0] > 0.7

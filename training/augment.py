@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from training.config import OptimConfig
-from training.data import UNKNOWN
-from training.model import Windows, encode
+from training.config import OptimConfig, RunConfig
+from training.data import UNKNOWN, label_matrix
+from training.labels import Labels
+from training.model import BaseModel, Windows, encode
 from training.perturb import PERTURBATIONS
+from training.recombine import Recombiner
+from training.rows import Example
+from training.teacher import Teacher, blended_targets
 
 KINDS = tuple(PERTURBATIONS)
 
@@ -38,11 +42,15 @@ class VariedTexts(Dataset[dict[str, Any]]):
         optim: OptimConfig,
         voices: int,
         seed: int,
+        recombiner: Recombiner | None = None,
     ) -> None:
-        """Targets are of shape (texts, labels) as `label_matrix` gives them, the last `voices` columns the voices."""
+        """Targets are of shape (texts, labels) as `label_matrix` gives them, the last `voices` columns the voices.
+
+        With a recombiner, `optim.recombine` rows a text are added to every epoch.
+        """
         self._texts, self._targets = list(texts), targets
         self._tokenizer, self._windows, self._optim = tokenizer, windows, optim
-        self._voices, self._seed = voices, seed
+        self._voices, self._seed, self._recombiner = voices, seed, recombiner
         self._clean = encode(self._texts, tokenizer, windows)
         self._short = [index for index, text in enumerate(texts) if len(text) <= optim.join_characters]
         self._rows: list[dict[str, Any]] = []
@@ -69,6 +77,8 @@ class VariedTexts(Dataset[dict[str, Any]]):
             fits = len(varied) == len(clean)
             labels = (target if fits else own).tolist()
             rows += [{"input_ids": ids, "labels": labels} for ids in (varied if fits else clean)]
+        if self._recombiner is not None:
+            rows += self._recombiner.rows(round(self._optim.recombine * len(self._texts)), chance)
         return rows
 
     def _variant(self, index: int, chance: random.Random) -> tuple[str, np.ndarray]:
@@ -83,6 +93,37 @@ class VariedTexts(Dataset[dict[str, Any]]):
             kind = chance.choice(self._optim.augment_kinds or KINDS)
             text = PERTURBATIONS[kind].apply(text, chance)
         return text, target
+
+
+def training_texts(
+    base: BaseModel, windows: Windows, config: RunConfig, examples: Sequence[Example], labels: Labels
+) -> VariedTexts:
+    """The rows to train on: the examples' own, softened and added to by a linear teacher where the run has one."""
+    optim, texts, recombiner = config.optim, [example.text for example in examples], None
+    targets = label_matrix(examples, labels)
+    if optim.teacher or optim.recombine:
+        whole = [[token for window in one for token in window] for one in encode(texts, base.tokenizer, windows)]
+        teacher = Teacher(whole, targets, [example.group or example.id for example in examples])
+        targets = blended_targets(targets, teacher.unseen, weight=optim.teacher)
+        if optim.recombine:
+            recombiner = Recombiner(
+                texts,
+                # Recombined texts are short: what a second window would hold is left out.
+                tokenize=lambda drawn: [each[0] for each in encode(drawn, base.tokenizer, windows)],
+                teacher=teacher,
+                rewritten=optim.augment,
+                kinds=optim.augment_kinds or KINDS,
+            )
+    return VariedTexts(
+        texts,
+        targets,
+        tokenizer=base.tokenizer,
+        windows=windows,
+        optim=optim,
+        voices=len(labels.voice_ids),
+        seed=config.seed,
+        recombiner=recombiner,
+    )
 
 
 def joined_targets(first: np.ndarray, second: np.ndarray, *, voices: int) -> np.ndarray:

@@ -86,6 +86,9 @@ class OptimConfig(_Closed):
     """Length up to which a text is joined to another."""
     teacher: float = Field(0.0, ge=0, le=1)
     """Weight of a linear teacher's probabilities in the targets (`training.teacher`), each text judged unseen."""
+    recombine: float = Field(0.0, ge=0)
+    """Rows added to every epoch for each training text: passages of several texts put together, with the linear
+    teacher's probabilities as their targets (`training.recombine`)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Targets become y(1 - s) + s/2: no label is learnt as certain."""
     average: float = Field(0.0, ge=0, lt=1)

@@ -33,7 +33,7 @@ def fit(
     from transformers import EarlyStoppingCallback
     from transformers.utils import logging as transformers_logging
 
-    from training.augment import VariedTexts
+    from training.augment import training_texts
     from training.averaging import WeightAverage
     from training.model import MaskedLoss, positive_weights
     from training.packed import packed_forward
@@ -43,23 +43,13 @@ def fit(
     # Of loading and saving weights, not of training.
     transformers_logging.disable_progress_bar()
     optim, packed = config.optim, _packed(config.optim)
-    targets = label_matrix(corpus.split("train"), labels)
-    weights = positive_weights(targets, optim.class_weight, optim.max_class_weight)
-    texts = VariedTexts(
-        [example.text for example in corpus.split("train")],
-        _softened(targets, base, windows, corpus, optim),
-        tokenizer=base.tokenizer,
-        windows=windows,
-        optim=optim,
-        voices=len(labels.voice_ids),
-        seed=config.seed,
-    )
+    weights = positive_weights(label_matrix(corpus.split("train"), labels), optim.class_weight, optim.max_class_weight)
     collator = (PackingCollator if packed else Collator)(base.tokenizer, optim.token_dropout)
     with packed_forward(base.model) if packed else nullcontext():
         trainer = make_trainer(
             model=base.model,
             args=_arguments(config, checkpoints, packed=packed),
-            train_dataset=texts,
+            train_dataset=training_texts(base, windows, config, corpus.split("train"), labels),
             eval_dataset=_validation_rows(base, windows, corpus, labels),
             processing_class=base.tokenizer,
             data_collator=Collator(base.tokenizer, 0.0),
@@ -76,19 +66,6 @@ def fit(
         _quiet(trainer)
         _check_processes(trainer.args.world_size)
         trainer.train(resume_from_checkpoint=resume)
-
-
-def _softened(targets: np.ndarray, base: BaseModel, windows: Windows, corpus: Corpus, optim: OptimConfig) -> np.ndarray:
-    if not optim.teacher:
-        return targets
-    from training.model import encode
-    from training.teacher import blended_targets
-
-    examples = corpus.split("train")
-    pieces = encode([example.text for example in examples], base.tokenizer, windows)
-    groups = [example.group or example.id for example in examples]
-    whole = [[token for window in text_windows for token in window] for text_windows in pieces]
-    return blended_targets(whole, targets, groups, weight=optim.teacher)
 
 
 def _validation_rows(base: BaseModel, windows: Windows, corpus: Corpus, labels: Labels) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +23,38 @@ C = 100.0
 """Inverse strength of the teacher's regularisation, chosen on the validation split."""
 
 
-def blended_targets(
-    pieces: Pieces, targets: NDArray[np.float32], groups: Sequence[str], *, weight: float
-) -> NDArray[np.float32]:
-    """(1 - weight) · target + weight · the teacher's probability, where somebody decided the label.
+class Teacher:
+    """One logistic regression a label over TF-IDF of pieces and pairs, its probabilities calibrated on unseen groups.
 
-    Args:
-        pieces: token ids of every text. targets: (texts, labels) with 1, 0 or -100, which stays.
-        groups: the writer or conversation of every text; the teacher of a text has read none of its group.
+    `unseen` are its probabilities of the texts it was fitted on, of shape (texts, labels), each text judged by a fit
+    that has read none of its group. Called with other texts, it answers with what it learnt from all of them.
     """
-    known = targets != UNKNOWN
-    soft = cross_fitted(pieces, targets, groups)
-    return np.where(known, (1 - weight) * targets + weight * soft, targets).astype(np.float32)
+
+    def __init__(self, pieces: Pieces, targets: NDArray[np.float32], groups: Sequence[str]) -> None:
+        """
+        Args:
+            pieces: token ids of every text.
+            targets: (texts, labels) with 1, 0 or -100 for what nobody decided.
+            groups: the writer or conversation of every text.
+        """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._vectorizer = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True)
+        features = self._vectorizer.fit_transform(pieces)
+        folds = _folds(features, groups)
+        fits = [_calibrated(features, target, folds) for target in targets.T]
+        self.unseen = np.asarray(sigmoid(np.stack([fit.unseen for fit in fits], axis=1)), dtype=np.float64)
+        self._weights = np.stack([fit.weights for fit in fits], axis=1)
+        self._biases = np.array([fit.bias for fit in fits])
+
+    def __call__(self, pieces: Pieces) -> NDArray[np.float64]:
+        """Calibrated logits of shape (texts, labels)."""
+        return np.asarray(self._vectorizer.transform(pieces) @ self._weights + self._biases)
 
 
-def cross_fitted(pieces: Pieces, targets: NDArray[np.float32], groups: Sequence[str]) -> NDArray[np.float64]:
-    """The teacher's calibrated probabilities, of shape (texts, labels), each text judged without its group.
-
-    A label that a fold's training part has only positives or only negatives of gets the label's share there.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.model_selection import GroupKFold
-
-    features = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True).fit_transform(pieces)
-    scores = np.zeros(targets.shape)
-    # A corpus whose rows all share one group, or have none, is dealt out by rows.
-    owners = groups if len(set(groups)) > 1 else list(range(len(pieces)))
-    folds = GroupKFold(min(FOLDS, len(set(owners))))
-    for rest, held in folds.split(features, groups=owners):
-        for label in range(targets.shape[1]):
-            scores[held, label] = _fitted(features, targets[:, label], rest, held)
-    return np.stack([_calibrated(scores[:, label], targets[:, label]) for label in range(targets.shape[1])], axis=1)
+def blended_targets(targets: NDArray[np.float32], unseen: NDArray[np.float64], *, weight: float) -> NDArray[np.float32]:
+    """(1 - weight) · target + weight · the teacher's probability, where somebody decided the label; -100 stays."""
+    return np.where(targets != UNKNOWN, (1 - weight) * targets + weight * unseen, targets).astype(np.float32)
 
 
 def ngrams(ids: Sequence[int]) -> list[str]:
@@ -61,21 +62,42 @@ def ngrams(ids: Sequence[int]) -> list[str]:
     return [*map(str, ids), *(f"{first} {second}" for first, second in pairwise(ids))]
 
 
-def _fitted(features: Any, target: NDArray[np.float32], rest: Any, held: Any) -> NDArray[np.float64]:
+class _Fit(NamedTuple):
+    """A label's calibrated linear model, and its logits of the texts by fits that have not read their group."""
+
+    weights: NDArray[np.float64]
+    bias: float
+    unseen: NDArray[np.float64]
+
+
+def _folds(features: Any, groups: Sequence[str]) -> list[tuple[Any, Any]]:
+    from sklearn.model_selection import GroupKFold
+
+    # A corpus whose rows all share one group, or have none, is dealt out by rows.
+    owners = groups if len(set(groups)) > 1 else list(range(len(groups)))
+    return list(GroupKFold(min(FOLDS, len(set(owners)))).split(features, groups=owners))
+
+
+def _calibrated(features: Any, target: NDArray[np.float32], folds: Sequence[tuple[Any, Any]]) -> _Fit:
+    known = np.flatnonzero(target != UNKNOWN)
+    weights, bias = _linear(features, target, known)
+    unseen = np.empty(len(target))
+    for rest, held in folds:
+        part, offset = _linear(features, target, np.intersect1d(rest, known))
+        unseen[held] = features[held] @ part + offset
+    if len(set(target[known])) < 2:
+        return _Fit(weights, bias, unseen)
+    slope, intercept = fit_platt(unseen[known], target[known])
+    return _Fit(weights * slope, bias * slope + intercept, unseen * slope + intercept)
+
+
+def _linear(features: Any, target: NDArray[np.float32], rows: Any) -> tuple[NDArray[np.float64], float]:
+    """Weights and bias; where the rows are all alike, the share of positives alone."""
     from sklearn.linear_model import LogisticRegression
 
-    rows = rest[target[rest] != UNKNOWN]
     if len(set(target[rows])) < 2:
         share = (target[rows].sum() + 0.5) / (len(rows) + 1)
-        return np.full(len(held), np.log(share / (1 - share)))
+        return np.zeros(features.shape[1]), float(np.log(share / (1 - share)))
     model = LogisticRegression(C=C, class_weight="balanced", solver="liblinear", max_iter=1000, random_state=0)
-    decided: NDArray[np.float64] = model.fit(features[rows], target[rows]).decision_function(features[held])
-    return decided
-
-
-def _calibrated(scores: NDArray[np.float64], target: NDArray[np.float32]) -> NDArray[np.float64]:
-    known = target != UNKNOWN
-    if len(set(target[known])) < 2:
-        return np.asarray(sigmoid(scores))
-    slope, intercept = fit_platt(scores[known], target[known])
-    return np.asarray(sigmoid(scores * slope + intercept), dtype=np.float64)
+    model.fit(features[rows], target[rows])
+    return model.coef_[0], float(model.intercept_[0])
