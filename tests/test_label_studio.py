@@ -322,6 +322,7 @@ NO_LABEL = "config: has no Choices for a Text (value='$…') with a label among 
         (block('value="racism"').replace("Text ", "Image "), NO_LABEL),
         (block('value="racism"', attributes='perRegion="true"'), NO_LABEL),
         (block() + " " * MOST_CHARACTERS, "config: 100"),
+        ("<View>" + block('value="racism"') * 13 + "</View>", "config: 13 Choices with labels; at most 12 are allowed"),
     ],
 )
 def test_an_interface_that_cannot_be_filled_in_is_told_and_never_echoed(

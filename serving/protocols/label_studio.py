@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Annotated, Any
 
 import orjson
@@ -29,6 +28,8 @@ from serving.protocols.label_studio_config import Control, read_config
 from serving.protocols.messages import Message, parse
 
 PREFIXES: tuple[str, ...] = ("/labelstudio/",)
+_LATE = {"error": "not scored in time; retrieve predictions again for the tasks that have none"}
+"""Without `result`, so that Label Studio keeps nothing."""
 _NOTHING_LEARNED = "nothing is kept or learned here; export the annotations and train with python -m training.train"
 
 
@@ -103,9 +104,9 @@ async def _predict(gateway: Gateway, asked: Predict) -> dict[str, Any]:
     if faults and all(faults):
         raise Refusal("invalid", f"tasks[0].data: {faults[0]}", "tasks[0].data")
     readable = [task for task, fault in zip(asked.tasks, faults, strict=True) if not fault]
-    scored = iter(await _scored(gateway, [[task.data[name] for name in fields] for task in readable]))
+    proposed = iter(await _proposals(gateway, readable, controls, fields))
     results = [
-        {"error": f"tasks[{index}].data: {fault}"} if fault else _result(controls, fields, next(scored, None), gateway)
+        {"error": f"tasks[{index}].data: {fault}"} if fault else next(proposed, _LATE)
         for index, fault in enumerate(faults)
     ]
     return {"results": results, "model_version": _version(gateway)}
@@ -122,35 +123,37 @@ def _fault(task: Task, fields: Sequence[str], gateway: Gateway) -> str | None:
     return None
 
 
-async def _scored(gateway: Gateway, tasks: Sequence[Sequence[str]]) -> list[list[Prediction]]:
-    """Predictions for each task's texts; of the last tasks none where time ran out or others fill the queue.
+async def _proposals(
+    gateway: Gateway, tasks: Sequence[Task], controls: Sequence[Control], fields: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What is proposed for each task; nothing for the last ones where time ran out or others fill the queue.
 
     A batch holds more texts than a request may, so it is taken in slices, and other requests get their turns between
     them. All slices together have the time that one request has.
     """
-    size = max(1, gateway.limits.texts // len(tasks[0])) if tasks else 1
+    size = max(1, gateway.limits.texts // len(fields))
     until = time.monotonic() + gateway.limits.deadline_ms / 1000
-    scored: list[list[Prediction]] = []
+    proposals: list[dict[str, Any]] = []
     for part in (tasks[at : at + size] for at in range(0, len(tasks), size)):
-        if scored and time.monotonic() > until:
+        if proposals and time.monotonic() > until:
             break
         try:
-            predictions = iter(await gateway.predict([text for texts in part for text in texts], field="tasks"))
+            predictions = await gateway.predict([task.data[name] for task in part for name in fields], field="tasks")
         except Refusal as refusal:
-            if not scored or refusal.kind != "overloaded":
+            if not proposals or refusal.kind != "overloaded":
                 raise
             break
-        scored += [list(islice(predictions, len(texts))) for texts in part]
-    return scored
+        of_tasks = (predictions[at : at + len(fields)] for at in range(0, len(predictions), len(fields)))
+        proposals += [_proposal(controls, dict(zip(fields, of_task, strict=True)), gateway) for of_task in of_tasks]
+    return proposals
 
 
-def _result(
-    controls: Sequence[Control], fields: Sequence[str], predictions: Sequence[Prediction] | None, gateway: Gateway
-) -> dict[str, Any]:
-    """What is proposed for a task, in Label Studio's shape. What was not scored has no `result`, so nothing is kept."""
-    if predictions is None:
-        return {"error": "not scored in time; retrieve predictions again for the tasks that have none"}
-    about = dict(zip(fields, predictions, strict=True))
+def _proposal(controls: Sequence[Control], about: Mapping[str, Prediction], gateway: Gateway) -> dict[str, Any]:
+    """In Label Studio's shape.
+
+    Args:
+        about: field → prediction for the text in it.
+    """
     proposed = [(control, _choices(control, about[control.field])) for control in controls]
     return {
         "result": [_block(control, choices) for control, choices in proposed if choices],

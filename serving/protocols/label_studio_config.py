@@ -17,6 +17,8 @@ from serving.gateway import Refusal
 
 MOST_CHARACTERS = 100_000
 """Of a description; some two thousand choices, more than anybody ticks."""
+MOST_BLOCKS = 12
+"""With labels of ours. Each is answered for every task, so a few kilobytes could ask for gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def read_config(config: str, artifact: Artifact, where: str) -> tuple[Control, .
         where: what the caller's request calls the description, for the errors.
 
     Raises:
-        Refusal: it is no XML, declares a document type, or has no block with a label for a text.
+        Refusal: it is too long or no XML, declares a document type, or has no block with a label for a text, or too
+            many.
     """
     tags = _Tags(where)
     tags.read(config)
@@ -57,6 +60,9 @@ def read_config(config: str, artifact: Artifact, where: str) -> tuple[Control, .
             f"{where}: has no Choices for a Text (value='$…') with a label among its values or aliases; labels, by id "
             f"or French name: {allowed}"
         )
+        raise Refusal("invalid", message, where)
+    if len(controls) > MOST_BLOCKS:
+        message = f"{where}: {len(controls)} Choices with labels; at most {MOST_BLOCKS} are allowed"
         raise Refusal("invalid", message, where)
     return controls
 
