@@ -9,8 +9,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from serving.protocols.messages import Message
 
-MOST_OBJECTS = 4096
-"""Objects and lists in a request, at any depth. Each takes longer to check than a whole text that it may hold."""
+MOST_VALUES = 8192
+"""Values in the lists and objects of a request, at all depths. Millions fit a body, and checking them takes seconds."""
 
 
 class Asked(Message):
@@ -20,19 +20,16 @@ class Asked(Message):
 
     @model_validator(mode="before")
     @classmethod
-    def _few_objects(cls, values: Any) -> Any:
-        waiting, count = [values] if isinstance(values, dict) else [], 0
-        while waiting and count <= MOST_OBJECTS:
+    def _few_values(cls, values: Any) -> Any:
+        waiting, count = [values], 0
+        while waiting:
             one = waiting.pop()
-            waiting += [item for item in (one.values() if isinstance(one, dict) else one) if _is_object(item)]
-            count += 1
-        if waiting:
-            raise ValueError(f"a request holds at most {MOST_OBJECTS} objects and lists")
+            inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+            count += len(inner)
+            if count > MOST_VALUES:
+                raise ValueError(f"a request holds at most {MOST_VALUES} values in its lists and objects")
+            waiting += inner
         return values
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict | list)
 
 
 def _form(value: Any) -> str:
