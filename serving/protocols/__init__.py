@@ -32,6 +32,26 @@ class WireProtocol(Protocol):
 """The modules that are served. They are imported below what they themselves import from here."""
 
 # Below what they build upon, or the import would be circular.
-from serving.protocols import azure, coral, huggingface, label_studio, mistral, openai, perspective, tei  # noqa: E402
+from serving.protocols import (  # noqa: E402
+    azure,
+    coral,
+    huggingface,
+    label_studio,
+    mistral,
+    open_inference,
+    openai,
+    perspective,
+    tei,
+)
 
-PROTOCOLS: tuple[WireProtocol, ...] = (azure, coral, huggingface, label_studio, mistral, openai, perspective, tei)
+PROTOCOLS: tuple[WireProtocol, ...] = (
+    azure,
+    coral,
+    huggingface,
+    label_studio,
+    mistral,
+    open_inference,
+    openai,
+    perspective,
+    tei,
+)
