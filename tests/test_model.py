@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def test_an_undecided_label_does_not_enter_the_loss() -> None:
     masked = loss({"logits": logits}, torch.tensor([[1.0, -100.0], [0.0, 1.0]]))
     by_hand = (np.log1p(np.exp(-0.3)) + np.log1p(np.exp(-0.2)) + np.log1p(np.exp(-0.1))) / 3
     assert masked.item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_temperature_by_hand() -> None:
+    """T = 2, a score of 3 and a target of 0.8: 4 · BCE(1.5, σ(log 4 / 2) = 2/3) = 4 · (log(1 + e^1.5) - 2/3 · 1.5).
+
+    A target of 1 stands for log-odds of 7, and -100 for none.
+    """
+    loss = MaskedLoss(torch.ones(3), temperature=2.0)
+    outputs = {"logits": torch.tensor([[3.0, -1.0, 9.0]])}
+    sure = 1 / (1 + math.exp(-3.5))
+    expected = 4 * (math.log1p(math.exp(1.5)) - 2 / 3 * 1.5), 4 * (math.log1p(math.exp(-0.5)) + sure * 0.5)
+    assert loss(outputs, torch.tensor([[0.8, -100, -100]])).item() == pytest.approx(expected[0])
+    assert loss(outputs, torch.tensor([[0.8, 1.0, -100]])).item() == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
 def test_accumulated_parts_add_up_to_the_whole_step() -> None:

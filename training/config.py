@@ -89,6 +89,8 @@ class OptimConfig(_Closed):
     recombine: float = Field(0.0, ge=0)
     """Rows added to every epoch for each training text: passages of several texts put together, with the linear
     teacher's probabilities as their targets (`training.recombine`)."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature at which scores are compared with the targets; 2 learns more of a teacher's doubts than 1."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Targets become y(1 - s) + s/2: no label is learnt as certain."""
     average: float = Field(0.0, ge=0, lt=1)

@@ -54,7 +54,7 @@ def fit(
             processing_class=base.tokenizer,
             data_collator=Collator(base.tokenizer, 0.0),
             training_collator=collator,
-            compute_loss_func=MaskedLoss(weights, optim.label_smoothing),
+            compute_loss_func=MaskedLoss(weights, optim.label_smoothing, optim.temperature),
             compute_metrics=lambda prediction: _validation_metrics(prediction, labels),
             optimizers=(_optimizer(base, config), None),
             callbacks=[

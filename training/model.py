@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -150,29 +151,41 @@ def positive_weights(targets: np.ndarray, scheme: str, ceiling: float) -> torch.
     return torch.tensor(np.clip(weights, 1.0, ceiling), dtype=torch.float32)
 
 
+_NEARLY_SURE = 1 / (1 + math.exp(7.0))
+"""The probability at log-odds of -7."""
+
+
 class MaskedLoss:
     """Binary cross-entropy over decided labels only, averaged over the whole step.
 
     The average runs over the decided labels of all accumulated batches and processes (`num_items_in_batch`, which the
     Trainer counts over targets other than -100): the model's own loss would be multiplied by their number. With
     `smoothing` s, a target y becomes y(1 - s) + s/2 (Szegedy et al., CVPR 2016, for two classes).
+
+    With a `temperature` T, logits and the targets' log-odds are divided by T, and the loss is multiplied by T²: how far
+    from certain a target is counts for more, which is what a teacher's targets have to say (Hinton, Vinyals and Dean
+    2015). A target of 0 or 1 then stands for log-odds of ±7.
     """
 
-    def __init__(self, weights: torch.Tensor, smoothing: float = 0.0) -> None:
-        self.weights, self.smoothing = weights, smoothing
+    def __init__(self, weights: torch.Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> None:
+        self.weights, self.smoothing, self.temperature = weights, smoothing, temperature
 
     def __call__(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         decided = labels.ne(UNKNOWN)
+        targets = labels.clamp(min=0).float() * (1 - self.smoothing) + self.smoothing / 2
+        if self.temperature != 1:
+            targets = torch.sigmoid(torch.logit(targets, eps=_NEARLY_SURE) / self.temperature)
         losses = binary_cross_entropy_with_logits(
-            outputs["logits"].float(),
-            labels.clamp(min=0).float() * (1 - self.smoothing) + self.smoothing / 2,
+            outputs["logits"].float() / self.temperature,
+            targets,
             pos_weight=self.weights.to(labels.device),
             reduction="none",
         )
         count = decided.sum() if num_items_in_batch is None else num_items_in_batch
-        return (losses * decided).sum() / torch.as_tensor(count, device=losses.device).clamp(min=1)
+        total = (losses * decided).sum() * self.temperature**2
+        return total / torch.as_tensor(count, device=losses.device).clamp(min=1)
 
 
 def _head(labels: Labels) -> dict[str, Any]:
