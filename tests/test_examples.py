@@ -260,7 +260,12 @@ def test_openais_library(address: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_langchain_and_litellm(address: str) -> None:
     """With a word more at the end: that the agents' middleware stops a harmful message."""
     assert CLIENTS_PYTHON
-    code = example("import OpenAI\n", address) + example("litellm", address)
+    code = (
+        "import importlib.util, sys\n"
+        "packages = ('litellm', 'langchain', 'langchain_openai')\n"
+        "sys.exit(77) if not all(map(importlib.util.find_spec, packages)) else None\n"
+    )
+    code += example("import OpenAI\n", address) + example("litellm", address)
     code += (
         "from langchain_core.messages import HumanMessage\n"
         f"state = {{'messages': [HumanMessage({HARMFUL!r})]}}\n"
@@ -269,7 +274,9 @@ def test_langchain_and_litellm(address: str) -> None:
     # LiteLLM would fetch a list of prices.
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     result = subprocess.run(
-        [CLIENTS_PYTHON, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [CLIENTS_PYTHON, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
+    if result.returncode == 77:
+        pytest.skip("the interpreter of VIGIE_TEST_CLIENTS_PYTHON lacks litellm, langchain or langchain-openai")
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["0.0", "False", "end"]
