@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from training.perturb import PERTURBATIONS
 
-_PASSAGES = (1, 1, 2, 2, 3)
-_SHORTEST, _LONGEST = 4, 30
-_WHOLE, _SHUFFLED = 0.3, 0.1
+_PASSAGES = (1, 1, 2, 2)
+"""Passages in a text. Short texts say more in the same time: each word's part in the answer is plainer."""
+_SHORTEST, _LONGEST = 3, 14
+_WHOLE, _SHUFFLED = 0.1, 0.1
 _MOST_WORDS = 150
 
 
@@ -62,7 +63,7 @@ class Recombiner:
         return [{"input_ids": one, "labels": label.tolist()} for one, label in zip(ids, told, strict=True)]
 
     def _text(self, chance: random.Random) -> str:
-        """One to three passages of different texts, sometimes with all their words in another order."""
+        """One or two passages of different texts, sometimes with all their words in another order."""
         passages = [self._passage(chance.choice(self._words), chance) for _ in range(chance.choice(_PASSAGES))]
         words = [word for passage in passages for word in passage][:_MOST_WORDS]
         if chance.random() < _SHUFFLED:
