@@ -31,7 +31,6 @@ def fit(
 ) -> None:
     """Fine-tune `base.model` in place; afterwards it holds the weights that were best on validation."""
     from transformers import EarlyStoppingCallback
-    from transformers.utils import logging as transformers_logging
 
     from training.augment import training_texts
     from training.averaging import WeightAverage
@@ -39,9 +38,6 @@ def fit(
     from training.packed import packed_forward
     from training.sampler import Collator, PackingCollator, make_trainer
 
-    transformers_logging.set_verbosity_error()
-    # Of loading and saving weights, not of training.
-    transformers_logging.disable_progress_bar()
     optim, packed = config.optim, _packed(config.optim)
     weights = positive_weights(label_matrix(corpus.split("train"), labels), optim.class_weight, optim.max_class_weight)
     collator = (PackingCollator if packed else Collator)(base.tokenizer, optim.token_dropout)

@@ -70,7 +70,11 @@ def load_base(config: ModelConfig, labels: Labels, texts: Sequence[str] = ()) ->
         UserError: the folder or hub model cannot be had, or its windows are shorter than `model.max_tokens`.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    # That the head is new and the encoder's own is left out is meant so; bars are for training.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     if config.base == "random":
         return _random_base(config, labels, texts)
     source, revision = _locate(config)
