@@ -14,13 +14,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.limits import written
+from serving.thread import Thread
 
 Scores = NDArray[np.float64]
 logger = logging.getLogger("vigie")
@@ -118,13 +119,13 @@ class Batcher:
                 and how long each request in it had waited if this was its first.
             on_waiting: told how many texts wait, each time that changes.
         """
-        self._score, self._max_texts, self._max_characters = score, max_texts, max_characters
+        self._max_texts, self._max_characters = max_texts, max_characters
         self._queue_texts, self._queue_characters, self._deadline_s = queue_texts, queue_characters, deadline_s
         self._clock, self._on_run, self._on_waiting = clock, on_run, on_waiting
         self._queue: deque[_Waiting] = deque()
         self._waiting_cost = 0
         self._cost_per_s: float | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vigie-engine")
+        self._thread = Thread(score, name="vigie-engine")
         self._running: asyncio.Task[None] | None = None
         self.waiting_texts = 0
         """Texts accepted that no run has taken yet."""
@@ -141,17 +142,24 @@ class Batcher:
             raise ValueError("no texts to score")
         costs = [_cost(text) for text in texts]
         self.check_room(costs)
-        waiting = _Waiting(texts, costs, asyncio.get_running_loop().create_future(), self._clock())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(texts, costs, loop.create_future(), self._clock())
         self._enter(waiting)
+        late = loop.call_later(self._deadline_s, _give_up, waiting.answer)
         try:
-            async with asyncio.timeout(self._deadline_s):
-                return await waiting.answer
+            return await waiting.answer
         except TimeoutError:
             allowed = f"not scored within {self._deadline_s:g} s; send fewer or shorter texts, or try again later"
             raise Overloaded(allowed, self.retry_after_s()) from None
         finally:
             # Answered, late, failed, or the client left: nothing more is scored for it.
+            late.cancel()
             self._leave(waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is scored, and nothing waits for it."""
+        return self._running is None
 
     def check_room(self, costs: Sequence[int] = (_TEXT_COST,)) -> None:
         """Raises Overloaded where texts of these costs, or any at all, would find the queue full or come too late."""
@@ -169,13 +177,14 @@ class Batcher:
 
     def close(self) -> None:
         """Let the running batch end and stop the thread."""
-        self._thread.shutdown(wait=True)
+        self._thread.close()
 
     def _enter(self, waiting: _Waiting) -> None:
         self._queue.append(waiting)
         self._count(waiting.costs, 1)
         if self._running is None:
-            self._running = asyncio.create_task(self._run())
+            # In a context of its own, for it works for more requests than this one.
+            self._running = asyncio.get_running_loop().create_task(self._run(), context=Context())
 
     def _leave(self, waiting: _Waiting) -> None:
         if not waiting.complete:
@@ -224,7 +233,7 @@ class Batcher:
     async def _score_run(self, run: _Run) -> None:
         started = self._clock()
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, run.texts)
+            rows = await self._thread.call(run.texts)
         except Exception as error:  # noqa: BLE001 - whatever failed, every client gets an answer
             kind = type(error).__name__
             logger.error("scoring %d texts failed: %s", len(run.texts), kind)
@@ -249,6 +258,11 @@ def _deal(owners: Sequence[_Waiting], rows: Scores) -> None:
         waiting.rows.append(rows[index : index + 1])
         if len(waiting.rows) == len(waiting.texts) and not waiting.answer.done():
             waiting.answer.set_result(np.concatenate(waiting.rows))
+
+
+def _give_up(answer: asyncio.Future[Scores]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
 
 def _cost(text: str) -> int:

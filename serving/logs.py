@@ -8,6 +8,7 @@ happens where Python makes a log record, so it holds for every logger and every 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+import orjson
+
 from serving.observe_facts import current
 
 logger = logging.getLogger("vigie")
@@ -31,6 +34,8 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SILENT = ("uvicorn.access", "bentoml.access")
 """They write down paths and query strings, which hold keys and whatever else somebody typed."""
 _CHAIN_LIMIT = 8
+_NOTHING_UNASKED = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME
+"""Objects are not looked into: what is in them might be a text."""
 
 
 def configure_logging() -> None:
@@ -99,7 +104,13 @@ class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, event and what belongs to it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _encode(dict(_described(record)))
+        described = dict(_described(record))
+        with contextlib.suppress(TypeError):
+            line = orjson.dumps(described, option=_NOTHING_UNASKED)
+            # Else signs that some readers take for the end of a line would stand in it as they are.
+            if line.isascii():
+                return line.decode("ascii")
+        return _encode(described)
 
 
 class TextLines(logging.Formatter):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from http import HTTPMethod
@@ -144,7 +144,7 @@ def request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return str(value, "ascii")
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _log(fields: dict[str, Any], **known: str | None) -> None:
@@ -152,7 +152,8 @@ def _log(fields: dict[str, Any], **known: str | None) -> None:
     level = logging.WARNING if fields["status"] >= 500 else level
     if logger.isEnabledFor(level):
         fields.update((name, value) for name, value in known.items() if value is not None)
-        logger.log(level, "request", extra={"fields": fields})
+        # What `logger.log` does, less the search for the line that called it, which is not shown.
+        logger.handle(logger.makeRecord(logger.name, level, "", 0, "request", (), None, extra={"fields": fields}))
 
 
 def _broken(facts: Facts) -> JSONResponse:

@@ -1,16 +1,19 @@
 """What is counted, for Prometheus. Labels are bounded: a path, a method or a text never becomes one.
 
-Each worker counts for itself; `exposition` adds up what all of them counted.
+Each worker counts for itself; `exposition` adds up what all of them counted. Prometheus' counters are written to a file
+shared by the workers, which costs more than counting: those of answers, twenty a text, are written once a second.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ SCORE_BINS = tuple(f"{low:g}-{high:g}" for low, high in zip((0, *SCORE_EDGES), (
 ROUTES = ("moderate", "support", "none")
 _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64)
+_WRITE_EVERY_S = 1.0
 _MAX_KEYS = 200
 """Keys' names that are counted apart. An operator gives them, so this only stops a mistake."""
 
@@ -57,6 +61,10 @@ class Metrics:
         self._make_engine_figures(registry)
         self._make_answer_figures(registry, flaggable=(*categories, *context), voices=voices)
         self._make_process_figures(registry)
+        self._binned = np.zeros(len(self._bins), dtype=np.int64)
+        self._counted: Tally[Counter] = Tally()
+        self._writing: asyncio.TimerHandle | None = None
+        _OF_THIS_PROCESS.add(self)
 
     def record_request(
         self,
@@ -100,16 +108,38 @@ class Metrics:
     def record_answers(self, scores: NDArray[Any], predictions: Sequence[Prediction]) -> None:
         """Count the answers of one request; `scores` has shape (texts, labels), columns as given to the constructor."""
         bins = np.searchsorted(SCORE_EDGES, scores, side="right") + self._offsets
-        counts = np.bincount(bins.ravel(), minlength=len(self._bins))
-        for index in counts.nonzero()[0].tolist():
-            self._bins[index].inc(int(counts[index]))
-        self._texts.inc(len(predictions))
-        for route, count in Tally(prediction["route"] for prediction in predictions).items():
-            self._routes[route].inc(count)
-        for voice, count in Tally(prediction["voice"]["label"] for prediction in predictions).items():
-            self._voices[voice].inc(count)
-        for label, count in Tally(label for prediction in predictions for label in _flagged(prediction)).items():
-            self._flags[label].inc(count)
+        self._binned += np.bincount(bins.ravel(), minlength=len(self._bins))
+        counted = self._counted
+        counted[self._texts] += len(predictions)
+        for prediction in predictions:
+            counted[self._routes[prediction["route"]]] += 1
+            counted[self._voices[prediction["voice"]["label"]]] += 1
+            for label in _flagged(prediction):
+                counted[self._flags[label]] += 1
+        self._write_soon()
+
+    def write(self) -> None:
+        """Write down now what of the answers is only counted yet."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+        for index in self._binned.nonzero()[0].tolist():
+            self._bins[index].inc(int(self._binned[index]))
+        self._binned[:] = 0
+        for counter, count in self._counted.items():
+            counter.inc(count)
+        self._counted.clear()
+
+    def _write_soon(self) -> None:
+        if self._writing is not None:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # Nobody would come back to it.
+            self.write()
+        else:
+            self._writing = loop.call_later(_WRITE_EVERY_S, self.write)
 
     def _key(self, name: str) -> Counter:
         if name not in self._keys:
@@ -160,8 +190,16 @@ class Metrics:
         Gauge("vigie_workers", "Processes that answer", registry=registry, multiprocess_mode="livesum").set(1)
 
 
+_OF_THIS_PROCESS: WeakSet[Metrics] = WeakSet()
+
+
 def exposition(registry: CollectorRegistry = REGISTRY) -> bytes:
-    """Everything counted, in Prometheus's text format: by all processes where there are several, else in `registry`."""
+    """Everything counted, in Prometheus's text format: by all processes where there are several, else in `registry`.
+
+    Answers that another process counted in the last second may be missing.
+    """
+    for metrics in _OF_THIS_PROCESS:
+        metrics.write()
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(registry)
     _forget_the_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))

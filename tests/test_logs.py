@@ -83,6 +83,13 @@ def test_a_line_break_or_half_a_surrogate_pair_does_not_break_the_line(layout: s
     assert len(written().splitlines()) == 1 and "\\ud83d" in written()
 
 
+def test_an_object_is_told_by_its_class_and_signs_that_end_a_line_by_number() -> None:
+    """A dataclass might hold a text; U+2028 ends a line for some readers."""
+    with captured() as written:
+        ours.info("a", extra={"fields": {"facts": Facts(CANARY), "name": "b\u2028c"}})
+    assert CANARY not in written() and '"Facts"' in written() and "b\\u2028c" in written()
+
+
 def test_a_line_says_for_which_request() -> None:
     with captured() as written:
         token = current.set(Facts("id-1"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -90,6 +91,21 @@ def test_answers_are_counted_by_flag_voice_and_route() -> None:
     assert counted("vigie_flags_total", "label", "grooming", "racism", "minor_involved") == [2, 1, 1]
     assert counted("vigie_voices_total", "voice", "direct", "testimony", "commentary", "none") == [2, 1, 0, 1]
     assert counted("vigie_routes_total", "route", "moderate", "support", "none") == [1, 1, 2]
+
+
+def test_while_serving_answers_are_written_when_somebody_asks() -> None:
+    """Or a second later: other workers' figures are read from files."""
+    registry = CollectorRegistry()
+
+    async def scene() -> tuple[float | None, bytes]:
+        metrics = make_metrics(registry)
+        metrics.record_answers(np.full((1, 6), 0.5), [prediction(route="support")])
+        metrics.record_answers(np.full((1, 6), 0.5), [prediction(route="support")])
+        return registry.get_sample_value("vigie_texts_total"), exposition(registry)
+
+    before, shown = asyncio.run(scene())
+    assert before == 0 and b"vigie_texts_total 2.0" in shown and b'vigie_routes_total{route="support"} 2.0' in shown
+    assert b'vigie_scores_total{bin="0.5-0.6",label="racism"} 2.0' in shown
 
 
 def test_every_score_falls_into_one_bin_of_its_label() -> None:
