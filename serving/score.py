@@ -154,7 +154,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _parse() -> argparse.Namespace:
-    from serving.__main__ import DEFAULT_ARTIFACT
+    from serving.options import DEFAULT_ARTIFACT
 
     parser = argparse.ArgumentParser(
         prog="python -m serving.score",

@@ -2,31 +2,26 @@
 
 The artifact is `VIGIE_ARTIFACT`, or artifacts/vigie-compact beside this package; `VIGIE_PRECISION` chooses fp32 or int8
 and `VIGIE_WORKERS` the number of processes (one a core when unset).
+
+The process that watches over the workers imports this module too, so what only they need is loaded by the classes.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
 import os
-from pathlib import Path
+import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 import bentoml
 from bentoml._internal.utils.analytics.usage_stats import do_not_track
 from uvicorn.config import HTTP_PROTOCOLS
 
-from serving.api import create_app
-from serving.artifact import ArtifactError
-from serving.auth import Access
-from serving.batcher import Batcher
-from serving.classifier import Classifier
-from serving.gateway import Gateway
-from serving.limits import Limits, positive
-from serving.logs import configure_logging
-from serving.middleware import middlewares, origins_from_environment
-from serving.observe_metrics import Metrics
+from serving.limits import positive
+from serving.options import ROOT
 
-DEFAULT_ARTIFACT = Path(__file__).resolve().parent.parent / "artifacts" / "vigie-compact"
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # BentoML reports each start to its makers unless told not to before the command begins. It remembers what it was told,
 # so under a plain `bentoml serve` that memory has to go too; nothing was sent yet when it imports this module.
@@ -40,84 +35,74 @@ os.environ.pop("BENTOML_CONTAINERIZED", None)
 # The server's own protocol waits for headers without end, in time and in bytes.
 HTTP_PROTOCOLS["auto"] = "serving.connection:BoundedHttp"
 
-logger = logging.getLogger("vigie")
-limits = Limits.from_environment()
-app = create_app(limits)
-
-_LONGEST_RUN_S = 60
-_LEAN = {
-    # Off: its figures are kept for every path that anybody asks for, and its log has a line for each request.
+_OFF = {
+    # Its figures are kept for every path that anybody asks for, and its log has a line for each request.
     "metrics": {"enabled": False},
     "logging": {"access": {"enabled": False}},
-    # Off: half a millisecond a request even where nothing is traced, and it writes down query strings, and so keys.
+    # It writes down query strings, and so keys.
     "tracing": {"excluded_urls": [".*"]},
-    # Only a net below our own time-outs, which answer in the words of each protocol; and no ceiling on concurrency,
-    # for the queue has one.
-    "traffic": {"timeout": limits.read_timeout_s + limits.deadline_ms / 1000 + _LONGEST_RUN_S},
 }
 
 
-@bentoml.service(name="vigie", workers=positive("VIGIE_WORKERS", os.cpu_count() or 1), **_LEAN)
-@bentoml.asgi_app(app, path="/")
+class WayIn:
+    """ASGI middleware: once the worker is there, what stands before the routes, and the routes, take its place.
+
+    BentoML is left with its health checks. Its other layers would still ask for each request whether they are off, and
+    start a task and a timer that stays for a minute, for a time-out above ours.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from serving.worker import worker
+
+        async def take_over(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                scope["app"].middleware_stack = worker().way_in(self.app)
+            await send(message)
+
+        if scope["type"] != "lifespan":
+            raise RuntimeError("asked before it was started")
+        await self.app(scope, receive, take_over)
+
+
+@bentoml.service(name="vigie", workers=positive("VIGIE_WORKERS", os.cpu_count() or 1), **_OFF)
 class Vigie:
-    """One process: an artifact, its micro-batcher and the routes."""
+    """What BentoML makes in each worker when it starts, and ends with it."""
 
     def __init__(self) -> None:
-        # First of all: nothing that a library has to say may quote a text.
-        configure_logging()
-        classifier = _read()
-        artifact = classifier.artifact
-        metrics = Metrics(
-            model={"name": artifact.name, "version": artifact.version},
-            categories=artifact.category_ids,
-            context=artifact.context_ids,
-            voices=artifact.voice_ids,
-        )
-        self._batcher = Batcher(
-            classifier.scores,
-            queue_texts=limits.queue_texts,
-            queue_characters=limits.queue_characters,
-            deadline_s=limits.deadline_ms / 1000,
-            on_run=metrics.record_batch,
-            on_waiting=metrics.set_waiting,
-        )
-        app.state.metrics = metrics
-        app.state.gateway = Gateway(classifier, self._batcher, limits, metrics=metrics)
-        logger.info("ready", extra={"fields": {"model": artifact.version}})
-        # The golden sentences were replayed, so everything that stays is there: no need to look at it again and again.
-        gc.collect()
-        gc.freeze()
-        self._ready = True
+        from serving.worker import worker
+
+        self._worker = worker()
+        self._worker.load()
 
     async def __is_ready__(self) -> bool:
         """True once the golden sentences were scored in this process, which the constructor did, until its end.
 
         From the signal to stop on, no new connection is accepted, so that nothing asks for this in between.
         """
-        return self._ready
+        return self._worker.ready
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def check() -> None:
+        """Before there is a worker: what would keep each of them from starting ends the command, told in one line."""
+        if _folder:
+            # `python -m serving` did the same.
+            return
+        # This very package, whatever is called so in the folder where the command was given.
+        places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-P", "-m", "serving.preflight", "--port", "0"]
+        checked = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": places}, stdout=subprocess.DEVNULL, check=False
+        )
+        if checked.returncode:
+            raise SystemExit(checked.returncode)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Let the batch under way end."""
-        self._ready = False
-        self._batcher.close()
+        self._worker.close()
 
 
-def _read() -> Classifier:
-    """The artifact, or the reason in the log why there is nothing to serve."""
-    folder = os.environ.get("VIGIE_ARTIFACT", DEFAULT_ARTIFACT)
-    try:
-        return Classifier.from_dir(folder, precision=os.environ.get("VIGIE_PRECISION") or None)
-    except ArtifactError as error:
-        logger.critical("not started: %s", str(error))
-        raise
-
-
-for middleware in middlewares(
-    app,
-    limits=limits,
-    access=Access.from_environment(),
-    origins=origins_from_environment(),
-    gateway=lambda: app.state.gateway,
-):
-    Vigie.add_asgi_middleware(middleware.cls, **middleware.kwargs)  # type: ignore[attr-defined]
+Vigie.add_asgi_middleware(WayIn)  # type: ignore[attr-defined]

@@ -198,6 +198,15 @@ def test_a_taken_port_is_told(artifact: Path) -> None:
     assert "choose another --port" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_plain_bentoml_serve_ends_as_early(tmp_path: Path) -> None:
+    """Not one worker after the other, for ever."""
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:Vigie", "--port", str(free_port())]
+    environment = {**os.environ, "VIGIE_ARTIFACT": str(tmp_path)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "training.train" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
 @pytest.fixture(scope="module")
 def bento(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A Bento built as a user builds it, in a folder that holds what the repository does, and its environment."""

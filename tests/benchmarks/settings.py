@@ -8,8 +8,8 @@ import os
 import warnings
 from pathlib import Path
 
-from serving.__main__ import DEFAULT_ARTIFACT
 from serving.artifact import ArtifactError, read_artifact
+from serving.options import DEFAULT_ARTIFACT
 from tests.benchmarks.processes import QUIET
 from training.errors import UserError
 from training.labels import ROOT
