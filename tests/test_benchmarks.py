@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.benchmarks import load, offline, servers, soak
+from tests.benchmarks import load, offline, overhead, servers, soak
 from tests.benchmarks.contestants import Contestant
 from tests.benchmarks.engines import REFERENCE, OfflineEngine, all_engines
 from tests.benchmarks.models import BASE, ENCODER, Shape, compact_shape
@@ -179,7 +179,7 @@ def test_a_closed_load_reconnects_when_it_is_sent_away() -> None:
 
 
 def test_without_a_server_everything_is_broken() -> None:
-    found = load.run(load.closed(1, [b""], connections=2, seconds=0.05))
+    found = load.run(load.closed(1, [b""], connections=2, seconds=0.5))
     assert found.answered == 0 and found.broken == found.errors > 0
 
 
@@ -268,12 +268,56 @@ def test_operations_are_counted(tmp_path: Path) -> None:
     assert Shape("base", tmp_path, tmp_path).flops(10) == 12 * (2 * 10 * 7_077_888 + 4 * 100 * 768)
 
 
+def sampled(minute: int, pss: float, *, errors: int = 0) -> soak.Sample:
+    return soak.Sample(60 * minute, 10, errors, 1.0, 2.0, 5.0 + minute, pss + 50, pss)
+
+
 def test_memory_that_grows_is_seen() -> None:
     """Two megabytes a minute are 120 an hour; what happens in the first third, while caches fill, does not count."""
-    samples = [soak.Sample(60 * n, 10, 0, 5.0 + n, 500.0 if n < 3 else 100 + 2.0 * n) for n in range(9)]
-    found = soak.summarise(samples)
-    assert found["rss_mb_an_hour"] == pytest.approx(120) and found["answered"] == 90
-    assert (found["p99_ms_first_third"], found["p99_ms_last_third"]) == (6.0, 12.0)
+    found = soak.summarise([sampled(n, 500.0 if n < 3 else 100 + 2.0 * n) for n in range(9)])
+    assert found["pss_mb_an_hour"] == pytest.approx({"slope": 120, "low": 120, "high": 120})
+    assert found["answered"] == 90 and found["pss_mb"] == {"first": 500, "most": 500, "last": 116}
+    assert found["p99_ms"] == {"all": 9, "first_third": 6, "last_third": 12}
+    assert soak.faults(found, most_mb=600, most_mb_an_hour=130) == []
+    assert "grows by 120 MB" in soak.faults(found, most_mb=600, most_mb_an_hour=110)[0]
+    assert "reached 500 MB" in soak.faults(found, most_mb=499, most_mb_an_hour=130)[0]
+
+
+def test_memory_that_only_wavers_is_no_growth() -> None:
+    """By hand, y = 0, 1, 0, 1 at x = 0 … 3: slope 0.2, residual variance 0.4, so ± 1.96 · √(0.4 / 5)."""
+    spread = 1.96 * 0.08**0.5
+    assert soak.slope(list(enumerate([0.0, 1.0, 0.0, 1.0]))) == pytest.approx(
+        {"slope": 0.2, "low": 0.2 - spread, "high": 0.2 + spread}
+    )
+    found = soak.summarise([sampled(n, 400 + 5 * (n % 2)) for n in range(90)])
+    assert soak.faults(found, most_mb=600, most_mb_an_hour=1) == []
+
+
+def test_a_request_without_an_answer_is_a_fault() -> None:
+    found = soak.summarise([sampled(0, 400, errors=1)])
+    assert soak.faults(found, most_mb=600, most_mb_an_hour=60) == ["1 requests were not answered with 200"]
+
+
+def test_overhead_is_what_a_server_takes_more_than_its_engine() -> None:
+    """By hand: CPU 5 − 3, 9 − 4 and 6 − 3; the cheapest rounds 5 and 3; waiting 8 − 3, 12 − 5 and 9 − 3."""
+    costs = [overhead.Cost(5, 8), overhead.Cost(9, 12), overhead.Cost(6, 9)]
+    engine = [overhead.Cost(3, 3), overhead.Cost(4, 5), overhead.Cost(3, 3)]
+    assert overhead.compare(costs, engine, alone=True) == {
+        "server_cpu_ms": 6,
+        "overhead_cpu_ms": 3,
+        "least_overhead_cpu_ms": 2,
+        "p50_ms": 9,
+        "overhead_ms": 6,
+        "engine_cpu_ms": 3,
+    }
+
+
+def test_memory_is_told_for_each_process(tmp_path: Path) -> None:
+    """Shares add up to no more than what each has in all, and to no less than what it has alone."""
+    with fake("one").running(tmp_path) as server:
+        one, total = server.family.memory()
+    assert one.what.startswith("python") and total.what == "all"
+    assert 0 < one.uss_mb <= one.pss_mb <= one.rss_mb == total.rss_mb
 
 
 def test_tables_show_three_digits_that_count() -> None:

@@ -1,4 +1,4 @@
-"""Far too much at once: `python -m tests.benchmarks.burst --requests 1000`."""
+"""Far too much at once, and the memory of each process before and after: `python -m tests.benchmarks.burst`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks import load
 from tests.benchmarks.contestants import vigie
@@ -17,6 +19,8 @@ from tests.benchmarks.rounds import percentile
 from tests.benchmarks.settings import add_model_options, check_model_options, one_thread
 from tests.benchmarks.texts import Drawer
 from training.errors import command
+
+_WARM = 32
 
 
 @command
@@ -32,12 +36,15 @@ def main() -> int:
     return 0
 
 
-def at_once(server: Running, requests: Sequence[bytes]) -> dict[str, float | int | None]:
-    """How many were answered, refused or neither, when the last answer came, and the memory before and at most.
+def at_once(server: Running, requests: Sequence[bytes]) -> dict[str, Any]:
+    """How many were answered, refused or neither, when the last answer came, and the memory before, at most and after.
 
-    Memory is of all the server's processes, in MB.
+    `peak_rss_mb` adds up what all processes have, shared pages as often as they are shared.
     """
-    before = server.family.rss()
+    # Every worker has scored something.
+    load.run(load.closed(server.port, requests[:_WARM], connections=_WARM, seconds=0.5))
+    server.family.look()
+    before = server.family.memory()
     found = load.run(_watched(server, requests))
     refused = found.statuses[503]
     return {
@@ -48,8 +55,9 @@ def at_once(server: Running, requests: Sequence[bytes]) -> dict[str, float | int
         "last_answer_s": round(found.seconds, 3),
         "p50_s": percentile(found.latencies, 0.5),
         "p99_s": percentile(found.latencies, 0.99),
-        "rss_before_mb": round(before / 1e6, 1),
         "peak_rss_mb": round(server.family.peak_rss / 1e6, 1),
+        "before": [asdict(one) for one in before],
+        "after": [asdict(one) for one in server.family.memory()],
     }
 
 

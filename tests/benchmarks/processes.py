@@ -27,6 +27,16 @@ QUIET = {
 }
 
 
+@dataclass(frozen=True)
+class Memory:
+    """MB of a process. Pages that others have too count in full (rss), for their share (pss), or not at all (uss)."""
+
+    what: str
+    rss_mb: float
+    pss_mb: float
+    uss_mb: float
+
+
 class Family:
     """A process and all that came from it. Look again (`members`) after workers were born."""
 
@@ -57,11 +67,32 @@ class Family:
         self.peak_rss = max(self.peak_rss, total)
         return total
 
+    def memory(self) -> list[Memory]:
+        """Memory of each process now, the first that of its head, and all of it last."""
+        found = []
+        for member in self.members:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                taken = member.memory_full_info()
+                # Only Linux knows shares.
+                shares = (taken.rss, getattr(taken, "pss", float("nan")), taken.uss)
+                found.append(Memory(_what(member.cmdline()), *(round(value / 1e6, 1) for value in shares)))
+        return [*found, total_memory(found)]
+
     async def watch(self) -> None:
         """Keep `peak_rss` until cancelled."""
         while True:
             self.rss()
             await asyncio.sleep(0.2)
+
+
+def total_memory(of: Sequence[Memory]) -> Memory:
+    sums = (sum(getattr(one, name) for one in of) for name in ("rss_mb", "pss_mb", "uss_mb"))
+    return Memory("all", *(round(value, 1) for value in sums))
+
+
+def _what(command: Sequence[str]) -> str:
+    """`serving`, `bentoml` or `_bentoml_impl.worker.service`: the module that a Python process runs."""
+    return command[command.index("-m") + 1] if "-m" in command[:-1] else Path(command[0]).name if command else ""
 
 
 @dataclass(frozen=True)
