@@ -109,3 +109,12 @@ def test_the_last_layer_is_computed_for_first_tokens_alone(graphs: dict[str, Pat
     session = onnxruntime.InferenceSession(loaded.SerializeToString(), options, providers=["CPUExecutionProvider"])
     wide = session.run(["layer0.wide", "layer1.wide"], packed_inputs(WINDOWS, PAD))
     assert [len(rows) for rows in wide] == [sum(map(len, WINDOWS)), len(WINDOWS)]
+
+
+def test_int8_weights_leave_room_for_two_products(model: Any, tmp_path: Path) -> None:
+    """Processors without VNNI add two products of a byte and a weight in 16 bits: 255 · w · 2 must fit."""
+    write_onnx(model, tmp_path / "graph.onnx", precision="int8")
+    tensors = onnx.load(tmp_path / "graph.onnx").graph.initializer
+    weights = [onnx.numpy_helper.to_array(one) for one in tensors if one.data_type == onnx.TensorProto.INT8]
+    highest = max(int(np.abs(one.astype(np.int32)).max()) for one in weights)
+    assert highest > 32 and 255 * highest * 2 < 2**15

@@ -25,6 +25,7 @@ from training.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_SEVEN_BITS = 63
 GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx", "8bit": "model.8bit.onnx"}
 """Precision → file. In none of them does a window's answer depend on what else is in the run."""
 
@@ -80,9 +81,11 @@ class _Graph:
         """Product of 8-bit integers; every row of activations has a scale of its own, every column of weights too.
 
         ONNX Runtime's own dynamic quantisation takes one scale for all rows of a run: coarser, and a text's answer then
-        depends on its company. Unsigned activations, because only those take its fast path.
+        depends on its company. Unsigned activations, because only those take its fast path. Weights of seven bits, so
+        that the same file gives the same scores on every processor: those without VNNI add two products in 16 bits, and
+        255 · 127 · 2 would not fit there.
         """
-        scales = _scale(weight, axis=1)
+        scales = _scale(weight, axis=1, most=_SEVEN_BITS)
         if (source, zero) not in self._quantised:
             self._quantised[source, zero] = self._quantise(source, name, zero)
         rows, scale = self._quantised[source, zero]
@@ -157,8 +160,8 @@ def _is_coarse(weight: np.ndarray) -> bool:
     return bool(np.mean(error / np.maximum(np.median(np.abs(weight), axis=1), 1e-12)) > _COARSE)
 
 
-def _scale(weight: np.ndarray, axis: int) -> np.ndarray:
-    return np.asarray(np.maximum(np.abs(weight).max(axis=axis, keepdims=True) / 127, 1e-12), dtype=np.float32)
+def _scale(weight: np.ndarray, axis: int, most: int = 127) -> np.ndarray:
+    return np.asarray(np.maximum(np.abs(weight).max(axis=axis, keepdims=True) / most, 1e-12), dtype=np.float32)
 
 
 def _embed(graph: _Graph, state: dict[str, np.ndarray], config: Any) -> str:

@@ -172,7 +172,7 @@ def _fuse(folder: Path, stock: Path) -> None:
     fused = optimize_model(str(stock), model_type="bert", num_heads=heads, hidden_size=hidden)
     fused.save_model_to_file(str(folder / "onnx" / "model.onnx"))
     quantize_dynamic(
-        folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", per_channel=True,
+        folder / "onnx" / "model.onnx", folder / "onnx" / "model_quantized.onnx", per_channel=True, reduce_range=True,
         weight_type=QuantType.QInt8, extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )  # fmt: skip
 
