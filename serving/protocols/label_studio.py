@@ -28,6 +28,8 @@ from serving.protocols.label_studio_config import Control, read_config
 from serving.protocols.messages import Message, parse
 
 PREFIXES: tuple[str, ...] = ("/labelstudio/",)
+MOST_TASKS = 10_000
+"""Of a request. As Label Studio writes them, so many do not fit a body; in fewer words a hundred thousand would."""
 _LATE = {"error": "not scored in time; retrieve predictions again for the tasks that have none"}
 """Without `result`, so that Label Studio keeps nothing."""
 _NOTHING_LEARNED = "nothing is kept or learned here; export the annotations and train with python -m training.train"
@@ -42,7 +44,7 @@ class Task(Message):
 class Predict(Message):
     """Tasks to propose labels for, and the project's interface."""
 
-    tasks: Annotated[list[Task], FailFast()]
+    tasks: Annotated[list[Task], FailFast(), Field(max_length=MOST_TASKS)]
     label_config: str
 
 

@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, mo
 from pydantic.alias_generators import to_camel
 
 from serving.gateway import Refusal
-from serving.protocols.messages import read_json, without_nulls
+from serving.protocols.messages import MOST_ENTRIES, read_json, without_nulls
 
 ScoreType = Literal["SCORE_TYPE_UNSPECIFIED", "PROBABILITY", "STD_DEV_SCORE", "PERCENTILE", "RAW"]
 TextType = Literal["TEXT_TYPE_UNSPECIFIED", "PLAIN_TEXT", "HTML"]
+Few = Field(max_length=MOST_ENTRIES)
+"""Of what is right: an empty object will do for an entry of the context, and a body has room for a million."""
 Language = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$")]
 
 
@@ -53,7 +55,7 @@ class ArticleAndParentComment(Message):
 
 
 class Context(Message):
-    entries: Annotated[list[TextEntry], FailFast()] = []
+    entries: Annotated[list[TextEntry], FailFast(), Few] = []
     article_and_parent_comment: ArticleAndParentComment | None = None
 
 
@@ -75,7 +77,7 @@ class SpanScore(Message):
 
 class AttributeScores(Message):
     summary_score: Score | None = None
-    span_scores: Annotated[list[SpanScore], FailFast()] = []
+    span_scores: Annotated[list[SpanScore], FailFast(), Few] = []
 
 
 class Request(Message):
@@ -84,7 +86,7 @@ class Request(Message):
     comment: TextEntry = TextEntry()
     context: Context | None = None
     # One fault is enough: a body has room for millions of them.
-    languages: Annotated[list[Language], FailFast()] = []
+    languages: Annotated[list[Language], FailFast(), Few] = []
     client_token: str = ""
     session_id: str = ""
     community_id: str = ""
