@@ -153,7 +153,13 @@ def test_https_answers_who_has_a_key_and_nobody_else(closed: Server) -> None:
     assert predict(closed).status_code == predict(closed, headers={"X-API-Key": "d4" * 32}).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/labels", "/info", "/", "/openapi.json", "/docs.json", "/schema.json"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/metrics", "/labels", "/info", "/", "/openapi.json", "/docs.json", "/schema.json"),
+        *("/tei/health", "/tei/info", "/v2", "/v2/health/live", "/v2/health/ready", "/labelstudio/health"),
+    ],
+)
 def test_nothing_but_health_is_open(closed: Server, path: str) -> None:
     assert closed.client.get(path).status_code == 401
     assert closed.client.get("/livez").status_code == closed.client.get("/readyz").status_code == 200
