@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from serving.batcher import Batcher, EngineError, Overloaded
 from serving.classifier import Classifier, Prediction
 from serving.limits import Limits
@@ -92,6 +94,9 @@ class Gateway:
             raise Refusal("overloaded", str(error), retry_after_s=error.retry_after_s) from None
         except EngineError as error:
             raise Refusal("failed", f"scoring failed ({error}); the texts were not kept") from None
+        if not np.isfinite(scores).all():
+            # No threshold is passed by what is no number: it would be answered as harmless.
+            raise Refusal("failed", "scoring failed (a score is no number); the texts were not kept")
         predictions = self.classifier.answers(scores, operating_point=operating_point)
         if self.metrics:
             self.metrics.record_answers(scores, predictions)

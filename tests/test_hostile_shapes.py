@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -141,6 +142,19 @@ def test_more_than_anybody_sends_is_refused_though_each_is_right(
     """Each costs little, but a body has room for a hundred thousand and more."""
     answer = local(wire.service(classifier)).post(path, json=asked)
     assert answer.status_code in (400, 422) and message in answer.text
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("path", SHAPED)
+def test_a_score_that_is_no_number_is_no_answer(classifier: Classifier, path: str, wrong: float) -> None:
+    """Or it would be answered as harmless, for it passes no threshold, and stand in JSON that nobody can read."""
+    shape = (1, len(classifier.artifact.label_ids))
+    client = local(wire.service(classifier, score=lambda texts: np.repeat(np.full(shape, wrong), len(texts), axis=0)))
+    version = classifier.artifact.version
+    asked = requests(ORDINARY, path)[0]
+    answer = client.post(path.replace("{model}", "vigie-tiny").replace("{version}", version), content=asked.body)
+    scores_nothing = path.endswith(("suggestscore", "setup", "validate", "webhook"))
+    assert (answer.status_code in (500, 424) and "no number" in answer.text) or scores_nothing
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
