@@ -196,11 +196,15 @@ def begun(command: list[str], output: Path) -> Iterator[subprocess.Popen[bytes]]
         process.communicate(timeout=LIMIT_S)
 
 
+LONG = 20_000
+"""Rows of a run that is still at work long after its first record, whatever else the machine does meanwhile."""
+
+
 @pytest.fixture(scope="module")
 def long_run(artifact: Path, texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Some seconds of work with a bad row now and then; its output and its rejects when nothing interrupts it."""
     folder = tmp_path_factory.mktemp("long")
-    rows = [{"id": index, "text": None if index % 97 == 5 else texts[index % 600]} for index in range(4000)]
+    rows = [{"id": index, "text": None if index % 97 == 5 else texts[index % 600]} for index in range(LONG)]
     given = write(folder / "in.jsonl", rows)
     assert score(artifact, given, folder / "whole.jsonl", "--workers", "1").returncode == SOME_REJECTED
     return given, folder / "whole.jsonl", folder / "whole.jsonl.rejects.jsonl"
@@ -225,7 +229,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     record = json.loads((tmp_path / "out.jsonl.progress.json").read_text(encoding="utf-8"))
     with (tmp_path / "out.jsonl.partial").open("ab") as file:
         file.write(b'{"id": 1, "groo')
-    assert 0 < record["state"]["place"]["rows"] < 4000
+    assert 0 < record["state"]["place"]["rows"] < LONG
     if number is signal.SIGINT:
         assert process.returncode == INTERRUPTED
         assert said.decode().splitlines() == ["interrupted; --resume goes on where it stopped"]
