@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from starlette.testclient import TestClient
 from serving import Artifact, Classifier
 from serving.protocols import azure
 from tests import node, wire
-from tests.wire import CANARY, KEY, local, service
+from tests.wire import CANARY, KEY, local, serve_alone, service
 
 ANALYZE = "/contentsafety/text:analyze?api-version=2023-10-01"
 KEYS = f"client:{sha256(KEY.encode()).hexdigest()}"
@@ -43,10 +42,7 @@ def classifier(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Clas
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("serving.api", "serving.middleware"):
-        monkeypatch.setattr(f"{module}.PROTOCOLS", (azure,))
-    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
-        monkeypatch.delenv(variable)
+    serve_alone(monkeypatch, azure)
 
 
 @pytest.fixture

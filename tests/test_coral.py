@@ -22,7 +22,7 @@ from serving.auth import Access
 from serving.protocols import coral
 from serving.protocols.coral import Secrets, Settings
 from tests import wire
-from tests.wire import CANARY, KEY, local, service
+from tests.wire import CANARY, KEY, local, serve_alone, service
 
 MODERATE = "/coral/moderate"
 OLD, NEW = "phase_" + "0a" * 32, "phase_" + "1b" * 35
@@ -41,10 +41,7 @@ def classifier(artifact: Path) -> Classifier:
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("serving.api", "serving.middleware"):
-        monkeypatch.setattr(f"{module}.PROTOCOLS", (coral,))
-    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
-        monkeypatch.delenv(variable)
+    serve_alone(monkeypatch, coral)
 
 
 @pytest.fixture

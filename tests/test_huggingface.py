@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -17,7 +16,7 @@ from serving import Classifier
 from serving.protocols import huggingface
 from serving.protocols.huggingface import PATH
 from tests import node, wire
-from tests.wire import CANARY, KEY, local, service
+from tests.wire import CANARY, KEY, local, serve_alone, service
 
 KEYS = f"client:{sha256(KEY.encode()).hexdigest()}"
 TOLD = "elle raconte qu'il menace"
@@ -30,10 +29,7 @@ def classifier(artifact: Path) -> Classifier:
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("serving.api", "serving.middleware"):
-        monkeypatch.setattr(f"{module}.PROTOCOLS", (huggingface,))
-    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
-        monkeypatch.delenv(variable)
+    serve_alone(monkeypatch, huggingface)
 
 
 @pytest.fixture

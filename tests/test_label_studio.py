@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -20,7 +19,7 @@ from serving.artifact import read_artifact
 from serving.gateway import Refusal
 from serving.protocols import label_studio
 from serving.protocols.label_studio_config import MOST_CHARACTERS, Control, read_config
-from tests.wire import CANARY, KEY, fake_scores, local, service
+from tests.wire import CANARY, KEY, fake_scores, local, serve_alone, service
 
 HEALTH, SETUP, PREDICT, VERSIONS, VALIDATE, WEBHOOK = (
     f"/labelstudio/{name}" for name in ("health", "setup", "predict", "versions", "validate", "webhook")
@@ -52,10 +51,7 @@ def classifier(artifact: Path) -> Classifier:
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("serving.api", "serving.middleware"):
-        monkeypatch.setattr(f"{module}.PROTOCOLS", (label_studio,))
-    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
-        monkeypatch.delenv(variable)
+    serve_alone(monkeypatch, label_studio)
 
 
 @pytest.fixture

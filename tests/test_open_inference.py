@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import struct
 from collections.abc import Sequence
 from hashlib import sha256
@@ -18,7 +17,7 @@ from serving import Classifier
 from serving.protocols import open_inference
 from serving.protocols.open_inference import HEADER
 from tests.test_azure import classifier
-from tests.wire import CANARY, KEY, local, service
+from tests.wire import CANARY, KEY, local, serve_alone, service
 
 __all__ = ["classifier"]
 MODEL = "/v2/models/vigie-tiny"
@@ -29,10 +28,7 @@ TOLD = "elle raconte qu'il menace"
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("serving.api", "serving.middleware"):
-        monkeypatch.setattr(f"{module}.PROTOCOLS", (open_inference,))
-    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
-        monkeypatch.delenv(variable)
+    serve_alone(monkeypatch, open_inference)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -16,7 +15,7 @@ from starlette.testclient import TestClient
 
 from serving import Classifier
 from serving.protocols import mistral, openai
-from tests.wire import CANARY, KEY, local, service
+from tests.wire import CANARY, KEY, local, serve_alone, service
 
 URL = "/v1/moderations"
 STANDARD = {
@@ -36,10 +35,7 @@ def classifier(artifact: Path) -> Classifier:
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("serving.api", "serving.middleware"):
-        monkeypatch.setattr(f"{module}.PROTOCOLS", (openai, mistral))
-    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
-        monkeypatch.delenv(variable)
+    serve_alone(monkeypatch, openai, mistral)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +14,7 @@ from starlette.testclient import TestClient
 from serving import Classifier
 from serving.protocols import perspective
 from serving.protocols.perspective import Settings
-from tests.wire import CANARY, KEY, fake_scores, local, service
+from tests.wire import CANARY, KEY, fake_scores, local, serve_alone, service
 
 ANALYZE, SUGGEST, DISCOVERY = "/v1alpha1/comments:analyze", "/v1alpha1/comments:suggestscore", "/$discovery/rest"
 
@@ -27,10 +26,7 @@ def classifier(artifact: Path) -> Classifier:
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("serving.api", "serving.middleware"):
-        monkeypatch.setattr(f"{module}.PROTOCOLS", (perspective,))
-    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
-        monkeypatch.delenv(variable)
+    serve_alone(monkeypatch, perspective)
 
 
 @pytest.fixture

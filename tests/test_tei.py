@@ -6,7 +6,6 @@ TEI has no client of its own; `huggingface_hub` asks its /health and /info, and 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from serving import Classifier
 from serving.protocols import huggingface, tei
 from tests import wire
 from tests.test_huggingface import KEYS, classifier, library
-from tests.wire import CANARY, KEY, local, service
+from tests.wire import CANARY, KEY, local, serve_alone, service
 
 __all__ = ["classifier", "library"]
 
@@ -27,10 +26,7 @@ PREDICT = "/tei/predict"
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("serving.api", "serving.middleware"):
-        monkeypatch.setattr(f"{module}.PROTOCOLS", (huggingface, tei))
-    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
-        monkeypatch.delenv(variable)
+    serve_alone(monkeypatch, huggingface, tei)
 
 
 @pytest.fixture

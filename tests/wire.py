@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -61,6 +63,14 @@ def service(classifier: Classifier, *, score: Any = None, keys: str = "", **limi
     return Starlette(
         middleware=middlewares(app, limits=bounds, access=access, origins=(), gateway=lambda: gateway),
     )
+
+
+def serve_alone(monkeypatch: pytest.MonkeyPatch, *protocols: Any) -> None:
+    """Let the application serve these protocols and no others, as if no variable of Vigie's were set."""
+    for module in ("serving.api", "serving.middleware"):
+        monkeypatch.setattr(f"{module}.PROTOCOLS", protocols)
+    for variable in [name for name in os.environ if name.startswith("VIGIE_")]:
+        monkeypatch.delenv(variable)
 
 
 def local(app: Any, base: str = "http://127.0.0.1:3000") -> TestClient:
