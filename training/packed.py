@@ -41,16 +41,13 @@ def pack(windows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Any]:
 @contextmanager
 def packed_forward(model: Any) -> Iterator[None]:
     """Inside, `model` (a CamemBERT or RoBERTa sequence classifier) also takes batches made by `pack`."""
-    plain, attention = model.forward, model.config._attn_implementation
+    plain = model.forward
 
     def forward(*arguments: Any, lengths: list[int] | None = None, texts: int = 0, **inputs: Any) -> Any:
         if lengths is None:
             return plain(*arguments, **inputs)
-        model.config._attn_implementation = _NAME
-        try:
-            return SequenceClassifierOutput(logits=_logits(model, inputs, lengths, texts))
-        finally:
-            model.config._attn_implementation = attention
+        states = first_states(model.base_model, inputs, lengths, texts)
+        return SequenceClassifierOutput(logits=model.classifier(states[:, None]))
 
     model.forward = forward
     try:
@@ -59,14 +56,42 @@ def packed_forward(model: Any) -> Iterator[None]:
         del model.forward
 
 
-def _logits(model: Any, inputs: dict[str, Any], lengths: list[int], texts: int) -> torch.Tensor:
-    """One row a window: the head reads each window's first token."""
-    states = model.base_model.embeddings(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"])
-    for layer in model.base_model.encoder.layer:
-        states = layer(states, lengths=lengths)
-    first = torch.tensor([0, *lengths[:-1]]).cumsum(0)[:texts]
-    logits: torch.Tensor = model.classifier(states[0, first][:, None])
-    return logits
+def first_states(encoder: Any, inputs: dict[str, Any], lengths: Sequence[int], texts: int) -> torch.Tensor:
+    """The last layer's state of each window's first token, of shape (windows, hidden size), of a row made by `pack`.
+
+    The last layer is computed for these tokens alone: nobody reads the others.
+    """
+    attention, encoder.config._attn_implementation = encoder.config._attn_implementation, _NAME
+    try:
+        states = encoder.embeddings(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"])
+        *layers, last = encoder.encoder.layer
+        for layer in layers:
+            states = layer(states, lengths=lengths)
+        return _last_layer(last, states, torch.tensor([0, *lengths[:-1]]).cumsum(0)[:texts], lengths)
+    finally:
+        encoder.config._attn_implementation = attention
+
+
+def _last_layer(layer: Any, states: torch.Tensor, first: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    own, attention = states[0, first], layer.attention.self
+    heads = (-1, attention.num_attention_heads, attention.attention_head_size)
+    # One query a window, and the keys and values of all its tokens: (1, heads, tokens, head size).
+    queries = attention.query(own).view(heads).transpose(0, 1)[None]
+    keys, values = (
+        project(states[0]).view(heads).transpose(0, 1)[None] for project in (attention.key, attention.value)
+    )
+    dropout = attention.dropout.p if layer.training else 0.0
+    summed = [
+        scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=attention.scaling)
+        # The part that fills the row up has no query.
+        for query, key, value in zip(
+            queries.split(1, 2), keys.split(lengths, 2), values.split(lengths, 2), strict=False
+        )
+    ]
+    context = torch.cat(summed, dim=2)[0].transpose(0, 1).reshape(own.shape[0], -1)
+    attended = layer.attention.output(context, own)
+    output: torch.Tensor = layer.output(layer.intermediate(attended), attended)
+    return output
 
 
 def _attention(
