@@ -128,6 +128,15 @@ def test_a_run_goes_on_from_an_encoder(corpus: Path, tmp_path: Path, finished: t
     assert moved.keys() == ours.keys() and any(not torch.equal(moved[name], ours[name]) for name in ours)
 
 
+def test_the_head_alone(corpus: Path, tmp_path: Path, finished: tuple[Path, dict[str, Any]]) -> None:
+    encoder = finished[0] / "encoder"
+    before = AutoModelForMaskedLM.from_pretrained(encoder).state_dict()
+    p.pretrain(settings(corpus, tmp_path, encoder=str(encoder), train="head"), resume=False, log=silent)
+    after = AutoModelForMaskedLM.from_pretrained(tmp_path / "encoder").state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(name.startswith("lm_head.") and "decoder.weight" not in name for name in moved)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

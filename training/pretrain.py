@@ -223,6 +223,8 @@ def prepare(config: PretrainConfig, *, folder: Path) -> tuple[Run, Tokenizer]:
     )  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = (load_model if config.encoder else build_model)(config, tokenizer).to(device)
+    if config.train == "head":
+        model.base_model.requires_grad_(False)
     run = Run(config, model, sampler, build_optimizers(model, config), device, choose_bf16(config.precision, device))
     return run, tokenizer
 

@@ -66,6 +66,8 @@ class PretrainConfig(_Closed):
     encoder: str | None = None
     """Folder of an encoder to go on from, with its weights, tokenizer and layers; random weights when null. Only
     `shape.max_tokens` of the shape is still looked at, and must be the encoder's own."""
+    train: Literal["all", "head"] = "all"
+    """`head` leaves the encoder as it is and fits the head of masked-language modelling alone."""
     tokenizer: str | None = None
     """Folder of a trained tokenizer; one is trained on the same sources when null."""
     vocab_size: int = Field(8192, ge=311, le=65_536)

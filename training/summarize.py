@@ -51,6 +51,8 @@ class SummarizeConfig(BaseModel):
     mask_rate: float = Field(0.25, gt=0, lt=1)
     masked_weight: float = Field(0.5, ge=0)
     """Weight of the masked-piece loss beside the summary loss."""
+    add_layer: bool = True
+    """Whether to add the layer that starts as a mean; no, where the encoder has been through this stage before."""
     pooling_scale: float = Field(3.0, gt=0)
     """Weight of the mean beside a piece's own state, where the added layer starts."""
     idf_sample: int = Field(2000, ge=1)
@@ -185,7 +187,9 @@ def summarize(config: SummarizeConfig, encoder: Path, output: Path) -> None:
     chance = random.Random(config.seed)
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     model = CamembertForMaskedLM.from_pretrained(encoder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    model = add_pooling_layer(model.float(), config.pooling_scale).train()
+    model = model.float()
+    model = add_pooling_layer(model, config.pooling_scale) if config.add_layer else model
+    model.train()
     sources = read_all(config, tokenizer)
     run = Summarizer(model, tokenizer, rarity(sources, tokenizer.get_vocab_size(), config.idf_sample), config)
     weights = [source.weight for source in config.data]
