@@ -20,8 +20,9 @@ def tokenize(texts: Sequence[str]) -> list[list[int]]:
     return [[WORDS.get(word, -1) for word in text.split()] for text in texts]
 
 
-def teacher(pieces: Sequence[Sequence[int]]) -> Any:
+def teacher(texts: Sequence[str], pieces: Sequence[Sequence[int]]) -> Any:
     """The first label is how many pieces a text has, the second whether it holds « alpha »."""
+    assert tokenize(texts) == list(pieces)
     return np.array([[len(ids), 9.0 if WORDS["alpha"] in ids else -9.0] for ids in pieces])
 
 

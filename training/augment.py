@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from training.config import OptimConfig, RunConfig
 from training.data import UNKNOWN, label_matrix
 from training.labels import Labels
 from training.model import BaseModel, Windows, encode
+from training.panel import artifact_teacher
 from training.perturb import PERTURBATIONS
 from training.recombine import Recombiner
 from training.rows import Example
-from training.teacher import Teacher, blended_targets
+from training.teacher import Ngrams, Teacher, View, blended_targets
 
 KINDS = tuple(PERTURBATIONS)
 
@@ -69,6 +71,10 @@ class VariedTexts(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._rows[index]
 
+    def told(self, count: int) -> list[dict[str, Any]]:
+        """`count` recombined rows beside those of the epochs; none without a recombiner."""
+        return self._recombiner.rows(count, random.Random(self._seed)) if self._recombiner is not None else []
+
     def _drawn(self, chance: random.Random) -> list[dict[str, Any]]:
         variants = [self._variant(index, chance) for index in range(len(self._texts))]
         pieces = encode([text for text, _ in variants], self._tokenizer, self._windows)
@@ -103,14 +109,16 @@ def training_texts(
     targets = label_matrix(examples, labels)
     if optim.teacher or optim.recombine:
         whole = [[token for window in one for token in window] for one in encode(texts, base.tokenizer, windows)]
-        teacher = Teacher(whole, targets, [example.group or example.id for example in examples])
+        groups = [example.group or example.id for example in examples]
+        teacher = Teacher(whole, targets, groups, _views(base, windows, optim))
         targets = blended_targets(targets, teacher.unseen, weight=optim.teacher)
         if optim.recombine:
+            panel = [artifact_teacher(Path(folder), labels) for folder in optim.teachers]
             recombiner = Recombiner(
                 texts,
                 # Recombined texts are short: what a second window would hold is left out.
                 tokenize=lambda drawn: [each[0] for each in encode(drawn, base.tokenizer, windows)],
-                teacher=teacher,
+                teacher=lambda drawn, ids: np.mean([teacher(ids), *(told(drawn) for told in panel)], axis=0),
                 rewritten=optim.augment,
                 kinds=optim.augment_kinds or KINDS,
             )
@@ -124,6 +132,14 @@ def training_texts(
         seed=config.seed,
         recombiner=recombiner,
     )
+
+
+def _views(base: BaseModel, windows: Windows, optim: OptimConfig) -> list[View]:
+    if not optim.probe:
+        return [Ngrams()]
+    from training.probe import States
+
+    return [Ngrams(), States(base.model, pad_id=windows.pad_id, max_tokens=windows.max_tokens)]
 
 
 def joined_targets(first: np.ndarray, second: np.ndarray, *, voices: int) -> np.ndarray:

@@ -89,6 +89,11 @@ class OptimConfig(_Closed):
     recombine: float = Field(0.0, ge=0)
     """Rows added to every epoch for each training text: passages of several texts put together, with the linear
     teacher's probabilities as their targets (`training.recombine`)."""
+    teachers: list[str] = []
+    """Artifacts of other runs whose scores are averaged with the linear teacher's (`training.panel`)."""
+    probe: bool = False
+    """Whether linear probes of the encoder's own states join the teacher, and the head starts from what it says
+    (`training.probe`). For an encoder that already knows something of the task."""
     temperature: float = Field(1.0, gt=0)
     """Temperature at which scores are compared with the targets; 2 learns more of a teacher's doubts than 1."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)

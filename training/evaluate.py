@@ -11,7 +11,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from training.readers import FORMATS
 from training.rows import Example
 from training.thresholds import DEFAULT
 
+if TYPE_CHECKING:
+    from training.model import Windows
+
 _ACTS = {True: "route 'moderate'", False: "without voices, acting upon whatever is flagged"}
 """Whether there is a route → who acts."""
 FEW_GROUPS = 20
@@ -49,19 +52,30 @@ def score_artifact(folder: Path, texts: Sequence[str], labels: Labels) -> np.nda
     from transformers.utils import logging as transformers_logging
 
     from training.calibration import apply_calibration
-    from training.model import Windows, score
+    from training.model import score
 
     transformers_logging.disable_progress_bar()
+    windows = artifact_windows(folder, labels)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    calibration = read_json(folder / "calibration.json")["labels"]
+    return apply_calibration(score(model, tokenizer, texts, windows, labels), calibration, labels.ids)
+
+
+def artifact_windows(folder: Path, labels: Labels) -> Windows:
+    """How an artifact cuts texts into windows.
+
+    Raises:
+        UserError: the folder is no artifact, or its labels are not the project's.
+    """
+    from training.model import Windows
+
     described = read_json(folder / "artifact.json")
     order = [label["id"] for kind in ("categories", "context", "voices") for label in described["labels"][kind]]
     if order != labels.ids:
         raise UserError(f"{folder}: has other labels than configs/labels.yaml, or in another order: {', '.join(order)}")
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = described["tokenizer"]
-    windows = Windows(**described["windows"], **{**ids, "special_ids": tuple(ids["special_ids"])})
-    calibration = read_json(folder / "calibration.json")["labels"]
-    return apply_calibration(score(model, tokenizer, texts, windows, labels), calibration, labels.ids)
+    return Windows(**described["windows"], **{**ids, "special_ids": tuple(ids["special_ids"])})
 
 
 def read_json(path: Path) -> Any:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from training.model import BaseModel, Windows
 
 
+_PROBE_ROWS = 2000
+"""Recombined rows from which the head starts."""
+
+
 def fit(
     base: BaseModel,
     windows: Windows,
@@ -36,16 +40,20 @@ def fit(
     from training.averaging import WeightAverage
     from training.model import MaskedLoss, positive_weights
     from training.packed import packed_forward
+    from training.probe import start_head
     from training.sampler import Collator, PackingCollator, make_trainer
 
     optim, packed = config.optim, _packed(config.optim)
     weights = positive_weights(label_matrix(corpus.split("train"), labels), optim.class_weight, optim.max_class_weight)
     collator = (PackingCollator if packed else Collator)(base.tokenizer, optim.token_dropout)
+    train_texts = training_texts(base, windows, config, corpus.split("train"), labels)
+    if optim.probe:
+        start_head(base.model, train_texts.told(_PROBE_ROWS), pad_id=windows.pad_id)
     with packed_forward(base.model) if packed else nullcontext():
         trainer = make_trainer(
             model=base.model,
             args=_arguments(config, checkpoints, packed=packed),
-            train_dataset=training_texts(base, windows, config, corpus.split("train"), labels),
+            train_dataset=train_texts,
             eval_dataset=_validation_rows(base, windows, corpus, labels),
             processing_class=base.tokenizer,
             data_collator=Collator(base.tokenizer, 0.0),

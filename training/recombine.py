@@ -33,7 +33,7 @@ class Recombiner:
         texts: Sequence[str],
         *,
         tokenize: Callable[[Sequence[str]], list[list[int]]],
-        teacher: Callable[[Sequence[Sequence[int]]], NDArray[np.float64]],
+        teacher: Callable[[Sequence[str], Sequence[Sequence[int]]], NDArray[np.float64]],
         rewritten: float,
         kinds: Sequence[str],
     ) -> None:
@@ -41,7 +41,7 @@ class Recombiner:
         Args:
             texts: the training texts to cut from.
             tokenize: texts → token ids of one window each, control tokens included.
-            teacher: token ids → logits of shape (texts, labels).
+            teacher: texts and their token ids → logits of shape (texts, labels).
             rewritten: share of the texts that are written in another way (`training.perturb`) after the teacher has
                 judged them, so that the other way of writing means the same.
             kinds: the ways of writing to draw from.
@@ -55,7 +55,7 @@ class Recombiner:
             return []
         plain = [self._text(chance) for _ in range(count)]
         ids = self._tokenize(plain)
-        told = 1 / (1 + np.exp(-np.clip(self._teacher(ids), -30, 30)))
+        told = 1 / (1 + np.exp(-np.clip(self._teacher(plain, ids), -30, 30)))
         chosen = [index for index in range(count) if self._kinds and chance.random() < self._rewritten]
         again = [PERTURBATIONS[chance.choice(self._kinds)].apply(plain[index], chance) for index in chosen]
         for index, rewritten in zip(chosen, self._tokenize(again) if again else [], strict=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,37 +19,76 @@ from training.data import UNKNOWN
 
 Pieces = Sequence[Sequence[int]]
 FOLDS = 5
-C = 100.0
-"""Inverse strength of the teacher's regularisation, chosen on the validation split."""
+
+
+class View(Protocol):
+    """Features of texts, of shape (texts, features), for a linear model."""
+
+    c: float
+    """Inverse strength of the regularisation, chosen on the validation split."""
+
+    def fit_transform(self, pieces: Pieces) -> Any: ...
+
+    def transform(self, pieces: Pieces) -> Any: ...
+
+
+class Ngrams:
+    """TF-IDF of pieces and pairs of neighbouring pieces."""
+
+    c = 100.0
+
+    def __init__(self) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._vectorizer = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True)
+
+    def fit_transform(self, pieces: Pieces) -> Any:
+        return self._vectorizer.fit_transform(pieces)
+
+    def transform(self, pieces: Pieces) -> Any:
+        return self._vectorizer.transform(pieces)
 
 
 class Teacher:
-    """One logistic regression a label over TF-IDF of pieces and pairs, its probabilities calibrated on unseen groups.
+    """One logistic regression a label over each view, calibrated on unseen groups; the views' log-odds are averaged.
 
-    `unseen` are its probabilities of the texts it was fitted on, of shape (texts, labels), each text judged by a fit
-    that has read none of its group. Called with other texts, it answers with what it learnt from all of them.
+    `unseen` are the first view's probabilities of the texts it was fitted on, of shape (texts, labels), each text
+    judged by fits that have read none of its group. Called with other texts, it answers with what it learnt from all.
     """
 
-    def __init__(self, pieces: Pieces, targets: NDArray[np.float32], groups: Sequence[str]) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        targets: NDArray[np.float32],
+        groups: Sequence[str],
+        views: Sequence[View] | None = None,
+    ) -> None:
         """
         Args:
             pieces: token ids of every text.
             targets: (texts, labels) with 1, 0 or -100 for what nobody decided.
             groups: the writer or conversation of every text.
+            views: what the linear models see; n-grams alone by default. The log-odds of all are brought to the spread
+                of the first one's on these texts: an encoder that has met a text before is too sure of it.
         """
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        self._vectorizer = TfidfVectorizer(analyzer=ngrams, sublinear_tf=True)
-        features = self._vectorizer.fit_transform(pieces)
-        folds = _folds(features, groups)
-        fits = [_calibrated(features, target, folds) for target in targets.T]
-        self.unseen = np.asarray(sigmoid(np.stack([fit.unseen for fit in fits], axis=1)), dtype=np.float64)
-        self._weights = np.stack([fit.weights for fit in fits], axis=1)
-        self._biases = np.array([fit.bias for fit in fits])
+        self._views: list[tuple[View, NDArray[np.float64], NDArray[np.float64]]] = []
+        spread = 0.0
+        for view in views or [Ngrams()]:
+            features = view.fit_transform(pieces)
+            folds = _folds(features, groups)
+            fits = [_calibrated(features, target, folds, view.c) for target in targets.T]
+            weights, biases = np.stack([fit.weights for fit in fits], axis=1), np.array([fit.bias for fit in fits])
+            own = float(np.std(features @ weights + biases))
+            if not self._views:
+                self.unseen = np.asarray(sigmoid(np.stack([fit.unseen for fit in fits], axis=1)), dtype=np.float64)
+                spread = own
+            scale = min(1.0, spread / max(own, 1e-9))
+            self._views.append((view, weights * scale, biases * scale))
 
     def __call__(self, pieces: Pieces) -> NDArray[np.float64]:
         """Calibrated logits of shape (texts, labels)."""
-        return np.asarray(self._vectorizer.transform(pieces) @ self._weights + self._biases)
+        told = [np.asarray(view.transform(pieces) @ weights + biases) for view, weights, biases in self._views]
+        return np.asarray(np.mean(told, axis=0), dtype=np.float64)
 
 
 def blended_targets(targets: NDArray[np.float32], unseen: NDArray[np.float64], *, weight: float) -> NDArray[np.float32]:
@@ -78,12 +117,12 @@ def _folds(features: Any, groups: Sequence[str]) -> list[tuple[Any, Any]]:
     return list(GroupKFold(min(FOLDS, len(set(owners)))).split(features, groups=owners))
 
 
-def _calibrated(features: Any, target: NDArray[np.float32], folds: Sequence[tuple[Any, Any]]) -> _Fit:
+def _calibrated(features: Any, target: NDArray[np.float32], folds: Sequence[tuple[Any, Any]], c: float) -> _Fit:
     known = np.flatnonzero(target != UNKNOWN)
-    weights, bias = _linear(features, target, known)
+    weights, bias = _linear(features, target, known, c)
     unseen = np.empty(len(target))
     for rest, held in folds:
-        part, offset = _linear(features, target, np.intersect1d(rest, known))
+        part, offset = _linear(features, target, np.intersect1d(rest, known), c)
         unseen[held] = features[held] @ part + offset
     if len(set(target[known])) < 2:
         return _Fit(weights, bias, unseen)
@@ -91,13 +130,13 @@ def _calibrated(features: Any, target: NDArray[np.float32], folds: Sequence[tupl
     return _Fit(weights * slope, bias * slope + intercept, unseen * slope + intercept)
 
 
-def _linear(features: Any, target: NDArray[np.float32], rows: Any) -> tuple[NDArray[np.float64], float]:
+def _linear(features: Any, target: NDArray[np.float32], rows: Any, c: float) -> tuple[NDArray[np.float64], float]:
     """Weights and bias; where the rows are all alike, the share of positives alone."""
     from sklearn.linear_model import LogisticRegression
 
     if len(set(target[rows])) < 2:
         share = (target[rows].sum() + 0.5) / (len(rows) + 1)
         return np.zeros(features.shape[1]), float(np.log(share / (1 - share)))
-    model = LogisticRegression(C=C, class_weight="balanced", solver="liblinear", max_iter=1000, random_state=0)
+    model = LogisticRegression(C=c, class_weight="balanced", solver="liblinear", max_iter=1000, random_state=0)
     model.fit(features[rows], target[rows])
     return model.coef_[0], float(model.intercept_[0])
