@@ -94,6 +94,17 @@ def test_it_writes_an_encoder_that_fine_tuning_can_start_from(encoder: Path, con
         summarize(load_config(config_file), encoder, output)
 
 
+def test_an_encoder_that_has_been_through_it_goes_on_without_a_new_layer(
+    encoder: Path, config_file: Path, tmp_path: Path
+) -> None:
+    config = load_config(config_file, ["minutes=0.02", "add_layer=false"])
+    summarize(config, encoder, tmp_path / "out")
+    shapes = [
+        json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (encoder, tmp_path / "out")
+    ]
+    assert shapes[0]["num_hidden_layers"] == shapes[1]["num_hidden_layers"]
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [("minute=3", r"unknown key 'minute'; allowed here: .*minutes"), ("minutes=-1", "minutes: ")],
