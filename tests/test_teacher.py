@@ -7,7 +7,7 @@ import pytest
 
 from training.calibration import sigmoid
 from training.data import UNKNOWN
-from training.teacher import Teacher, blended_targets, ngrams
+from training.teacher import Ngrams, Teacher, Words, blended_targets, ngrams
 
 CLEAR = [[1, 2, 9], [3, 4, 9]]
 
@@ -70,3 +70,16 @@ def test_what_nobody_decided_teaches_nothing() -> None:
     pieces, targets, groups = corpus(12)
     targets[::4, 0] = UNKNOWN
     assert sigmoid(Teacher(pieces, targets, groups)([[1, 9]]))[0, 0] > 0.7
+
+
+def test_words_are_a_view_of_their_own() -> None:
+    """The word 7 is spelled by two pieces that also stand apart elsewhere: only the view of words can tell."""
+    spelled = {1: "cha", 2: "ntage", 3: " ", 4: "cha ", 5: " ntage", 9: " ensemble"}
+    words = Words(lambda pieces: ["".join(spelled.get(piece, "") for piece in ids) for ids in pieces])
+    texts = [[1, 2, 9], [4, 5, 9]] * 12
+    targets = np.array([[1, 0], [0, 0]] * 12, dtype=np.float32)
+    groups = [f"g{index // 2}" for index in range(24)]
+    told = sigmoid(Teacher(texts, targets, groups, [words])([[1, 2], [4, 5]]))
+    assert told[0, 0] > 0.6 > 0.4 > told[1, 0]
+    both = Teacher(texts, targets, groups, [Ngrams(), words])(texts)
+    assert both.shape == (24, 2) and np.isfinite(both).all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from training.panel import artifact_teacher
 from training.perturb import PERTURBATIONS
 from training.recombine import Recombiner
 from training.rows import Example
-from training.teacher import Ngrams, Teacher, View, blended_targets
+from training.teacher import Ngrams, Teacher, View, Words, blended_targets
 
 KINDS = tuple(PERTURBATIONS)
 
@@ -135,11 +136,14 @@ def training_texts(
 
 
 def _views(base: BaseModel, windows: Windows, optim: OptimConfig) -> list[View]:
-    if not optim.probe:
-        return [Ngrams()]
-    from training.probe import States
+    views: list[View] = [Ngrams()]
+    if optim.words:
+        views.append(Words(partial(base.tokenizer.batch_decode, skip_special_tokens=True)))
+    if optim.probe:
+        from training.probe import States
 
-    return [Ngrams(), States(base.model, pad_id=windows.pad_id, max_tokens=windows.max_tokens)]
+        views.append(States(base.model, pad_id=windows.pad_id, max_tokens=windows.max_tokens))
+    return views
 
 
 def joined_targets(first: np.ndarray, second: np.ndarray, *, voices: int) -> np.ndarray:

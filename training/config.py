@@ -91,6 +91,8 @@ class OptimConfig(_Closed):
     teacher's probabilities as their targets (`training.recombine`)."""
     teachers: list[str] = []
     """Artifacts of other runs whose scores are averaged with the linear teacher's (`training.panel`)."""
+    words: bool = False
+    """Whether the linear teacher also reads words, pairs of words and characters, beside pieces and their pairs."""
     probe: bool = False
     """Whether linear probes of the encoder's own states join the teacher, and the head starts from what it says
     (`training.probe`). For an encoder that already knows something of the task."""

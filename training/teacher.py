@@ -7,7 +7,7 @@ keeps what both find (Hinton, Vinyals and Dean 2015; predictions across folds as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -49,8 +49,33 @@ class Ngrams:
         return self._vectorizer.transform(pieces)
 
 
+class Words:
+    """TF-IDF of words and pairs of words, and of 2 to 5 characters inside words, of what the pieces spell.
+
+    As `training.baselines` has it for whole texts; here words are what the tokenizer makes of them, in lower case.
+    """
+
+    c = 300.0
+
+    def __init__(self, decode: Callable[[Pieces], list[str]]) -> None:
+        """`decode` turns token ids into texts."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.pipeline import FeatureUnion
+
+        words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", sublinear_tf=True)
+        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2)
+        self._union = FeatureUnion([("words", words), ("characters", characters)])
+        self._decode = decode
+
+    def fit_transform(self, pieces: Pieces) -> Any:
+        return self._union.fit_transform(self._decode(pieces))
+
+    def transform(self, pieces: Pieces) -> Any:
+        return self._union.transform(self._decode(pieces))
+
+
 class Teacher:
-    """One logistic regression a label over each view, calibrated on unseen groups; the views' log-odds are averaged.
+    """One logistic regression a label over each view, the first calibrated on unseen groups; their log-odds averaged.
 
     `unseen` are the first view's probabilities of the texts it was fitted on, of shape (texts, labels), each text
     judged by fits that have read none of its group. Called with other texts, it answers with what it learnt from all.
@@ -68,22 +93,25 @@ class Teacher:
             pieces: token ids of every text.
             targets: (texts, labels) with 1, 0 or -100 for what nobody decided.
             groups: the writer or conversation of every text.
-            views: what the linear models see; n-grams alone by default. The log-odds of all are brought to the spread
-                of the first one's on these texts: an encoder that has met a text before is too sure of it.
+            views: what the linear models see; n-grams alone by default. Label by label, the log-odds of the others are
+                brought to the mean and spread of the first one's on these texts: an encoder that has met a text
+                before is too sure of it, and no folds are needed to calibrate them.
         """
-        self._views: list[tuple[View, NDArray[np.float64], NDArray[np.float64]]] = []
-        spread = 0.0
-        for view in views or [Ngrams()]:
+        first, *others = views or [Ngrams()]
+        features = first.fit_transform(pieces)
+        folds = _folds(features, groups)
+        fits = [_calibrated(features, target, folds, first.c) for target in targets.T]
+        self.unseen = np.asarray(sigmoid(np.stack([fit.unseen for fit in fits], axis=1)), dtype=np.float64)
+        weights, biases = np.stack([fit.weights for fit in fits], axis=1), np.array([fit.bias for fit in fits])
+        self._views = [(first, weights, biases)]
+        told = features @ weights + biases
+        for view in others:
             features = view.fit_transform(pieces)
-            folds = _folds(features, groups)
-            fits = [_calibrated(features, target, folds, view.c) for target in targets.T]
-            weights, biases = np.stack([fit.weights for fit in fits], axis=1), np.array([fit.bias for fit in fits])
-            own = float(np.std(features @ weights + biases))
-            if not self._views:
-                self.unseen = np.asarray(sigmoid(np.stack([fit.unseen for fit in fits], axis=1)), dtype=np.float64)
-                spread = own
-            scale = min(1.0, spread / max(own, 1e-9))
-            self._views.append((view, weights * scale, biases * scale))
+            lines = [_linear(features, target, np.flatnonzero(target != UNKNOWN), view.c) for target in targets.T]
+            weights, biases = np.stack([line[0] for line in lines], axis=1), np.array([line[1] for line in lines])
+            own = features @ weights + biases
+            scale = told.std(axis=0) / np.maximum(own.std(axis=0), 1e-9)
+            self._views.append((view, weights * scale, (biases - own.mean(axis=0)) * scale + told.mean(axis=0)))
 
     def __call__(self, pieces: Pieces) -> NDArray[np.float64]:
         """Calibrated logits of shape (texts, labels)."""
