@@ -43,6 +43,7 @@ def test_the_resolved_configuration_runs_again(tmp_path: Path) -> None:
         ("optim.epochs=-1", "optim.epochs: .* greater than 0"),
         ("model.max_tokens=many", "model.max_tokens"),
         ("model.overlap=300", "model.overlap must be smaller"),
+        ("optim.probe=true", "optim.probe needs recombined texts"),
         ("optim.augment_kinds=[sms, smoke]", "optim.augment_kinds.1: .*allowed: accents, sms.*'smoke'"),
         ("optim.augment=1.5", "optim.augment: .* less than or equal to 1"),
         ("optim.average=1", "optim.average: .* less than 1"),

@@ -152,6 +152,10 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> RunCo
     config = read_settings(RunConfig, path, settings)
     if config.model.overlap >= config.model.max_tokens - 2:
         raise UserError("model.overlap must be smaller than model.max_tokens - 2, so that windows advance")
+    if config.optim.probe and not config.optim.recombine:
+        raise UserError(
+            "optim.probe needs recombined texts to start the head from: set optim.recombine, or probe=false"
+        )
     return config
 
 

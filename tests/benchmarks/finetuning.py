@@ -26,7 +26,7 @@ _OURS, _DYNAMIC, _FIXED = "Vigie", "Trainer, dynamic padding", "Trainer, padded 
 # What changes the texts of an epoch is off, so that all read the same.
 _SETTINGS = (
     "optim.epochs=1", f"optim.batch_size={STEP}", "optim.join=0", "optim.augment=0", "optim.teacher=0",
-    "optim.recombine=0", "optim.temperature=1", "optim.average=0",
+    "optim.recombine=0", "optim.probe=false", "optim.temperature=1", "optim.average=0",
 )  # fmt: skip
 
 Epoch = Callable[[Sequence[Example]], None]
