@@ -53,7 +53,7 @@ def packed_scores(
     rows: list[list[np.ndarray]] = [[] for _ in sessions]
     order: list[int] = []
     seconds: list[list[float]] = []
-    for batch in _batches([len(window) for window in flat], budget):
+    for batch in batches([len(window) for window in flat], budget):
         order += batch
         inputs = packed_inputs([flat[index] for index in batch], padding_id)
         seconds.append([])
@@ -86,7 +86,8 @@ def _owner(pieces: Pieces) -> np.ndarray:
     return np.repeat(np.arange(len(pieces)), [len(windows) for windows in pieces])
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices in runs of similar length, of at most `budget` tokens together; a longer window is a run of its own."""
     batch: list[int] = []
     tokens = 0
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.onnx_run import batches
 from training.packed import first_states, pack
 
 if TYPE_CHECKING:
@@ -55,14 +56,7 @@ class States:
 def encoder_states(encoder: Any, windows: Sequence[Sequence[int]], pad_id: int) -> NDArray[np.float32]:
     """States of each window's first token, of shape (windows, hidden size)."""
     states = np.empty((len(windows), encoder.config.hidden_size), dtype=np.float32)
-    order = sorted(range(len(windows)), key=lambda index: len(windows[index]))
-    begun = 0
-    while begun < len(order):
-        end, tokens = begun, 0
-        while end < len(order) and (end == begun or tokens + len(windows[order[end]]) <= TOKENS):
-            tokens += len(windows[order[end]])
-            end += 1
-        part, begun = order[begun:end], end
+    for part in batches([len(window) for window in windows], TOKENS):
         batch = pack([windows[index] for index in part], pad_id)
         with torch.inference_mode():
             inputs = {key: batch[key].to(encoder.device) for key in ("input_ids", "position_ids")}
