@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from training.config import OptimConfig, RunConfig
 from training.data import UNKNOWN, label_matrix
+from training.evidence import Shares, spared, standardised
 from training.labels import Labels
 from training.model import BaseModel, Windows, encode
 from training.panel import artifact_teacher
@@ -46,15 +47,18 @@ class VariedTexts(Dataset[dict[str, Any]]):
         voices: int,
         seed: int,
         recombiner: Recombiner | None = None,
+        shares: Shares | None = None,
     ) -> None:
         """Targets are of shape (texts, labels) as `label_matrix` gives them, the last `voices` columns the voices.
 
-        With a recombiner, `optim.recombine` rows a text are added to every epoch.
+        With a recombiner, `optim.recombine` rows a text are added to every epoch. `shares` are kept for the collator,
+        brought to one scale by the texts.
         """
         self._texts, self._targets = list(texts), targets
         self._tokenizer, self._windows, self._optim = tokenizer, windows, optim
         self._voices, self._seed, self._recombiner = voices, seed, recombiner
         self._clean = encode(self._texts, tokenizer, windows)
+        self.shares = standardised(shares, [each[0] for each in self._clean]) if shares is not None else None
         self._short = [index for index, text in enumerate(texts) if len(text) <= optim.join_characters]
         self._rows: list[dict[str, Any]] = []
         self._epoch: int | None = None
@@ -106,13 +110,14 @@ def training_texts(
     base: BaseModel, windows: Windows, config: RunConfig, examples: Sequence[Example], labels: Labels
 ) -> VariedTexts:
     """The rows to train on: the examples' own, softened and added to by a linear teacher where the run has one."""
-    optim, texts, recombiner = config.optim, [example.text for example in examples], None
+    optim, texts, recombiner, shares = config.optim, [example.text for example in examples], None, None
     targets = label_matrix(examples, labels)
     if optim.teacher or optim.recombine:
         whole = [[token for window in one for token in window] for one in encode(texts, base.tokenizer, windows)]
         groups = [example.group or example.id for example in examples]
         teacher = Teacher(whole, targets, groups, _views(base, windows, optim))
         targets = blended_targets(targets, teacher.unseen, weight=optim.teacher)
+        shares = spared(teacher.shares, base.tokenizer.all_special_ids) if optim.evidence else None
         if optim.recombine:
             panel = [artifact_teacher(Path(folder), labels) for folder in optim.teachers]
             recombiner = Recombiner(
@@ -132,6 +137,7 @@ def training_texts(
         voices=len(labels.voice_ids),
         seed=config.seed,
         recombiner=recombiner,
+        shares=shares,
     )
 
 

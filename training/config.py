@@ -96,6 +96,9 @@ class OptimConfig(_Closed):
     probe: bool = False
     """Whether linear probes of the encoder's own states join the teacher, and the head starts from what it says
     (`training.probe`). For an encoder that already knows something of the task."""
+    evidence: float = Field(0.0, ge=0)
+    """Weight of a second loss: the states before the last layer must tell what each token adds to the linear
+    teacher's answer (`training.evidence`). Needs `teacher` or `recombine`."""
     temperature: float = Field(1.0, gt=0)
     """Temperature at which scores are compared with the targets; 2 learns more of a teacher's doubts than 1."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -156,6 +159,8 @@ def load_config(path: Path | None = None, settings: Sequence[str] = ()) -> RunCo
         raise UserError(
             "optim.probe needs recombined texts to start the head from: set optim.recombine, or probe=false"
         )
+    if config.optim.evidence and not (config.optim.teacher or config.optim.recombine):
+        raise UserError("optim.evidence needs a linear teacher: set optim.teacher or optim.recombine, or evidence=0")
     return config
 
 

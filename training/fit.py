@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ def fit(
 
     from training.augment import training_texts
     from training.averaging import WeightAverage
+    from training.evidence import evidence_forward, with_evidence
     from training.model import MaskedLoss, positive_weights
     from training.packed import packed_forward
     from training.probe import start_head
@@ -45,11 +46,17 @@ def fit(
 
     optim, packed = config.optim, _packed(config.optim)
     weights = positive_weights(label_matrix(corpus.split("train"), labels), optim.class_weight, optim.max_class_weight)
-    collator = (PackingCollator if packed else Collator)(base.tokenizer, optim.token_dropout)
     train_texts = training_texts(base, windows, config, corpus.split("train"), labels)
+    shares = train_texts.shares if optim.evidence else None
+    collator = (PackingCollator if packed else Collator)(base.tokenizer, optim.token_dropout, shares)
+    loss = with_evidence(MaskedLoss(weights, optim.label_smoothing, optim.temperature), optim.evidence)
     if optim.probe:
         start_head(base.model, train_texts.told(_PROBE_ROWS), pad_id=windows.pad_id)
-    with packed_forward(base.model) if packed else nullcontext():
+    with ExitStack() as stack:
+        if packed:
+            stack.enter_context(packed_forward(base.model))
+        if shares is not None:
+            stack.enter_context(evidence_forward(base.model, len(labels.ids)))
         trainer = make_trainer(
             model=base.model,
             args=_arguments(config, checkpoints, packed=packed),
@@ -58,7 +65,7 @@ def fit(
             processing_class=base.tokenizer,
             data_collator=Collator(base.tokenizer, 0.0),
             training_collator=collator,
-            compute_loss_func=MaskedLoss(weights, optim.label_smoothing, optim.temperature),
+            compute_loss_func=loss,
             compute_metrics=lambda prediction: _validation_metrics(prediction, labels),
             optimizers=(_optimizer(base, config), None),
             callbacks=[
@@ -161,6 +168,8 @@ def _optimizer(base: BaseModel, config: RunConfig) -> Any:
     """
     import torch
 
+    from training.evidence import HEAD
+
     optim = config.optim
     rates = {
         "head": optim.head_learning_rate or optim.learning_rate,
@@ -169,7 +178,8 @@ def _optimizer(base: BaseModel, config: RunConfig) -> Any:
     }
     groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in base.model.named_parameters():
-        part = "head" if name.startswith("classifier.") else "embeddings" if "word_embeddings" in name else "encoder"
+        new = name.startswith(("classifier.", f"{HEAD}."))
+        part = "head" if new else "embeddings" if "word_embeddings" in name else "encoder"
         groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [

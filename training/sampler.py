@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
+from training.evidence import Shares, evidence_of
+
 
 class StepSampler(Sampler[int]):
     """Indices of an epoch: a random order from seed and epoch, each run of `step` sorted by length.
@@ -45,28 +47,36 @@ class StepSampler(Sampler[int]):
 class Collator:
     """Pads a batch, and hides a share of its pieces: no single word may carry a label."""
 
-    def __init__(self, tokenizer: Any, token_dropout: float) -> None:
+    def __init__(self, tokenizer: Any, token_dropout: float, shares: Shares | None = None) -> None:
+        """With `shares`, a batch also holds what each token adds (`training.evidence`)."""
         from transformers import DataCollatorWithPadding
 
         self._pad, self._hide = DataCollatorWithPadding(tokenizer), _Hider(tokenizer, token_dropout)
+        self._shares = shares
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = self._pad(features)
+        return self._finished(self._pad(features), features)
+
+    def _finished(self, batch: dict[str, Any], features: list[dict[str, Any]]) -> dict[str, Any]:
+        if self._shares is not None:
+            windows = [feature["input_ids"] for feature in features]
+            batch = {**batch, "evidence": evidence_of(self._shares, windows, batch["input_ids"])}
         return {**batch, "input_ids": self._hide(batch["input_ids"])}
 
 
-class PackingCollator:
+class PackingCollator(Collator):
     """The same without padding: a batch in one row, as `training.packed` takes it."""
 
-    def __init__(self, tokenizer: Any, token_dropout: float) -> None:
-        self._pad_id, self._hide = tokenizer.pad_token_id, _Hider(tokenizer, token_dropout)
+    def __init__(self, tokenizer: Any, token_dropout: float, shares: Shares | None = None) -> None:
+        super().__init__(tokenizer, token_dropout, shares)
+        self._pad_id = tokenizer.pad_token_id
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         from training.packed import pack
 
         batch = pack([feature["input_ids"] for feature in features], self._pad_id)
         targets = torch.tensor([feature["labels"] for feature in features])
-        return {**batch, "input_ids": self._hide(batch["input_ids"]), "labels": targets}
+        return self._finished({**batch, "labels": targets}, features)
 
 
 class _Hider:

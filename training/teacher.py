@@ -48,6 +48,22 @@ class Ngrams:
     def transform(self, pieces: Pieces) -> Any:
         return self._vectorizer.transform(pieces)
 
+    def shares(self, ids: Sequence[int], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each piece adds, of shape (pieces, labels), before a text's length is divided out.
+
+        Its own weight, and half of that of each pair it is in; `weights` are of shape (features, labels). Without
+        n-grams that come twice, the sum over a text is what `transform` and the weights make of it, times its norm.
+        """
+        columns, rarity = self._vectorizer.vocabulary_, self._vectorizer.idf_
+        told = np.zeros((len(ids), weights.shape[1]))
+        for place, name in enumerate(map(str, ids)):
+            if (column := columns.get(name)) is not None:
+                told[place] += weights[column] * rarity[column]
+        for place, (first, second) in enumerate(pairwise(ids)):
+            if (column := columns.get(f"{first} {second}")) is not None:
+                told[place : place + 2] += weights[column] * rarity[column] / 2
+        return told
+
 
 class Words:
     """TF-IDF of words and pairs of words, and of 2 to 5 characters inside words, of what the pieces spell.
@@ -103,7 +119,7 @@ class Teacher:
         fits = [_calibrated(features, target, folds, first.c) for target in targets.T]
         self.unseen = np.asarray(sigmoid(np.stack([fit.unseen for fit in fits], axis=1)), dtype=np.float64)
         weights, biases = np.stack([fit.weights for fit in fits], axis=1), np.array([fit.bias for fit in fits])
-        self._views = [(first, weights, biases)]
+        self._views: list[tuple[View, Any, Any]] = [(first, weights, biases)]
         told = features @ weights + biases
         for view in others:
             features = view.fit_transform(pieces)
@@ -117,6 +133,17 @@ class Teacher:
         """Calibrated logits of shape (texts, labels)."""
         told = [np.asarray(view.transform(pieces) @ weights + biases) for view, weights, biases in self._views]
         return np.asarray(np.mean(told, axis=0), dtype=np.float64)
+
+    def shares(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """What each piece adds to the log-odds of the n-grams, of shape (pieces, labels), up to a text's length.
+
+        Raises:
+            ValueError: the first view is not n-grams of pieces.
+        """
+        view, weights, _ = self._views[0]
+        if not isinstance(view, Ngrams):
+            raise ValueError("only n-grams of pieces say what each piece adds")
+        return view.shares(ids, weights)
 
 
 def blended_targets(targets: NDArray[np.float32], unseen: NDArray[np.float64], *, weight: float) -> NDArray[np.float32]:
