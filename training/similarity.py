@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+ROWS = 1024
+"""Texts whose candidates are looked up at a time."""
 
 
 def grams(text: str, n: int = 5) -> frozenset[str]:
@@ -24,31 +31,32 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[in
     Yields:
         (i, j, similarity) with i < j.
     """
+    if not texts:
+        return
     sets = [grams(text) for text in texts]
     frequency = Counter(gram for item in sets for gram in item)
-    seen_by: dict[str, list[int]] = defaultdict(list)
-    ends: list[tuple[int, str]] = []
-    beyond: list[int] = []
-    for j, item in enumerate(sets):
-        rarest_first = sorted((frequency[gram], gram) for gram in item)
-        prefix = rarest_first[: len(item) - math.ceil(threshold * len(item)) + 1]
-        ends.append(prefix[-1])
-        beyond.append(len(item) - len(prefix))
-        shared = Counter(i for _, gram in prefix for i in seen_by[gram])
-        for i, count in sorted(shared.items()):
-            # What both hold up to where the first prefix ends is counted; the rest lies beyond that prefix.
-            most = count + beyond[i if ends[i] < ends[j] else j]
-            if most * (1 + threshold) < threshold * (len(sets[i]) + len(item)):
-                continue
-            similarity = jaccard(sets[i], item)
-            if similarity >= threshold:
-                yield i, j, similarity
-        for _, gram in prefix:
-            seen_by[gram].append(j)
+    rank = {gram: place for place, gram in enumerate(sorted(frequency, key=lambda gram: (frequency[gram], gram)))}
+    ranks = [np.sort([rank[gram] for gram in item]) for item in sets]
+    prefixes = [item[: len(item) - math.ceil(threshold * len(item)) + 1] for item in ranks]
+    ends, sizes = np.array([prefix[-1] for prefix in prefixes]), np.array([len(item) for item in ranks])
+    beyond = sizes - [len(prefix) for prefix in prefixes]
+    whole, held = _rows(ranks, len(rank)), _rows(prefixes, len(rank))
+    holders = held.T.tocsr()
+    for start in range(0, len(sets), ROWS):
+        met = (held[start : start + ROWS] @ holders).tocoo()
+        j, i = met.coords[0] + start, met.coords[1]
+        # What both hold up to where the first prefix ends is counted; the rest lies beyond that prefix.
+        most = met.data + beyond[np.where(ends[i] < ends[j], i, j)]
+        possible = (i < j) & (most * (1 + threshold) >= threshold * (sizes[i] + sizes[j]))
+        i, j = i[possible], j[possible]
+        shared = np.asarray((whole[i] * whole[j]).sum(axis=1))
+        similarity = shared / (sizes[i] + sizes[j] - shared)
+        found = np.flatnonzero(similarity >= threshold)
+        for place in found[np.lexsort((i[found], j[found]))]:
+            yield int(i[place]), int(j[place]), float(similarity[place])
 
 
-def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """|a ∩ b| / |a ∪ b|; 0 where both are empty."""
-    shared = len(a & b)
-    union = len(a) + len(b) - shared
-    return shared / union if union else 0.0
+def _rows(ranks: Sequence[NDArray[np.int64]], width: int) -> csr_array:
+    """A row of ones and zeros for each text."""
+    starts = np.cumsum([0, *map(len, ranks)])
+    return csr_array((np.ones(starts[-1], dtype=np.int32), np.concatenate(ranks), starts), shape=(len(ranks), width))
