@@ -240,5 +240,10 @@ def _check_processes(world_size: int) -> None:
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != wanted:
         raise UserError(f"{wanted} processes were started but the Trainer joined {world_size}; use torchrun")
-    if int(os.environ.get("RANK", "0")) == 0 and world_size > 1:
+    if first_process() and world_size > 1:
         print(f"training on {world_size} processes")
+
+
+def first_process() -> bool:
+    """Whether this is the only process of the run, or the one among several that writes files and lines."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from training.config import RunConfig, load_config
 from training.data import Corpus, load_corpus
 from training.errors import UserError, command
+from training.fit import first_process
 from training.labels import ROOT, Labels, load_labels
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def specialise(config: RunConfig, corpus: Corpus, labels: Labels, output: Path) 
     base = load_base(config.model, labels)
     with tempfile.TemporaryDirectory() as checkpoints:
         fit(base, windows_of(config.model, base.tokenizer), config, corpus, labels, Path(checkpoints), resume=False)
-    _write(base, source, output)
+    if first_process():
+        _write(base, source, output)
 
 
 def _write(base: BaseModel, source: Path, output: Path) -> None:
@@ -74,7 +76,8 @@ def main() -> int:
     config = load_config(arguments.config, arguments.set)
     config.data.sources = arguments.data or config.data.sources
     specialise(config, load_corpus(config.data.sources, labels, config.data), labels, arguments.output)
-    print(f"encoder written to {arguments.output}; fine-tune it with --set model.base={arguments.output}")
+    if first_process():
+        print(f"encoder written to {arguments.output}; fine-tune it with --set model.base={arguments.output}")
     return 0
 
 

@@ -7,7 +7,6 @@ behind `torchrun --nproc_per_node N -m`.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from training.cards import SPLITS
 from training.config import RunConfig, dump_config, load_config
 from training.data import Corpus, label_matrix, load_corpus
 from training.errors import UserError, command
-from training.fit import fit, seed_everything
+from training.fit import first_process, fit, seed_everything
 from training.labels import ROOT, Labels, load_labels
 
 DEFAULT_CONFIG = ROOT / "configs" / "default.yaml"
@@ -42,11 +41,11 @@ def train(config: RunConfig, corpus: Corpus, labels: Labels, *, overwrite: bool 
     checkpoints = _checkpoints(config, target, resume=resume)
     seed_everything(config.seed)
     base = load_base(config.model, labels, [example.text for example in corpus.split("train")])
-    if _is_first() and not base.pretrained:
+    if first_process() and not base.pretrained:
         print("note: the encoder starts from random weights (model.base is 'random'): expect modest scores")
     windows = windows_of(config.model, base.tokenizer)
     fit(base, windows, config, corpus, labels, checkpoints, resume=resume)
-    if not _is_first():
+    if not first_process():
         return target
     logits = {
         split: score(base.model, base.tokenizer, [e.text for e in corpus.split(split)], windows, labels)
@@ -124,15 +123,11 @@ def _checkpoints(config: RunConfig, target: Path, *, resume: bool) -> Path:
             raise UserError(f"{folder}: no checkpoint to resume from; start without --resume")
         if saved.read_text(encoding="utf-8") != dump_config(config):
             raise UserError(f"{saved}: the interrupted run had another configuration; resume with the same settings")
-    elif _is_first():
+    elif first_process():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         saved.write_text(dump_config(config), encoding="utf-8")
     return folder
-
-
-def _is_first() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -159,13 +154,13 @@ def main() -> int:
     if arguments.output:
         config.output = arguments.output
     corpus = load_corpus(config.data.sources, labels, config.data)
-    if _is_first():
+    if first_process():
         print_counts(corpus, labels)
     if arguments.check:
         print("configuration and data are sound")
         return 0
     target = train(config, corpus, labels, overwrite=arguments.overwrite, resume=arguments.resume)
-    if _is_first():
+    if first_process():
         from training.evaluate import print_evaluation, read_json
 
         if test := read_json(target / "metrics.json")["test"]:
