@@ -29,7 +29,7 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[in
     prefix are compared (prefix filtering: Chaudhuri, Ganti and Kaushik, ICDE 2006). No pair is missed.
 
     Yields:
-        (i, j, similarity) with i < j.
+        (i, j, similarity) with i < j, in the order of j.
     """
     if not texts:
         return
@@ -37,23 +37,28 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> Iterator[tuple[in
     frequency = Counter(gram for item in sets for gram in item)
     rank = {gram: place for place, gram in enumerate(sorted(frequency, key=lambda gram: (frequency[gram], gram)))}
     ranks = [np.sort([rank[gram] for gram in item]) for item in sets]
+    # In order of size, the texts that are large enough to be similar to a run of others are a run themselves.
+    order = np.argsort([len(item) for item in ranks], kind="stable")
+    ranks = [ranks[place] for place in order]
     prefixes = [item[: len(item) - math.ceil(threshold * len(item)) + 1] for item in ranks]
     ends, sizes = np.array([prefix[-1] for prefix in prefixes]), np.array([len(item) for item in ranks])
     beyond = sizes - [len(prefix) for prefix in prefixes]
     whole, held = _rows(ranks, len(rank)), _rows(prefixes, len(rank))
-    holders = held.T.tocsr()
+    pairs = []
     for start in range(0, len(sets), ROWS):
-        met = (held[start : start + ROWS] @ holders).tocoo()
-        j, i = met.coords[0] + start, met.coords[1]
+        low, stop = int(np.searchsorted(sizes, threshold * sizes[start])), start + ROWS
+        met = (held[start:stop] @ held[low:stop].T).tocoo()
+        j, i = met.coords[0] + start, met.coords[1] + low
         # What both hold up to where the first prefix ends is counted; the rest lies beyond that prefix.
         most = met.data + beyond[np.where(ends[i] < ends[j], i, j)]
         possible = (i < j) & (most * (1 + threshold) >= threshold * (sizes[i] + sizes[j]))
         i, j = i[possible], j[possible]
         shared = np.asarray((whole[i] * whole[j]).sum(axis=1))
         similarity = shared / (sizes[i] + sizes[j] - shared)
-        found = np.flatnonzero(similarity >= threshold)
-        for place in found[np.lexsort((i[found], j[found]))]:
-            yield int(i[place]), int(j[place]), float(similarity[place])
+        found = similarity >= threshold
+        both = np.sort(np.stack([order[i[found]], order[j[found]]]), axis=0).T
+        pairs += [(int(one), int(two), float(value)) for (one, two), value in zip(both, similarity[found], strict=True)]
+    yield from sorted(pairs, key=lambda pair: (pair[1], pair[0]))
 
 
 def _rows(ranks: Sequence[NDArray[np.int64]], width: int) -> csr_array:
