@@ -47,7 +47,7 @@ Array = NDArray[np.floating[Any]]
 Scorer = Callable[[Sequence[str]], Array]
 Fitted = tuple[Scorer, dict[str, float]]
 """A fitted system: texts → raw scores (logits) of shape (texts, labels); and what it chose on validation."""
-TFIDF_C, FROZEN_C = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5), (0.0001, 0.001, 0.01, 0.1, 1.0)
+TFIDF_C, FROZEN_C = (10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7), (0.0001, 0.001, 0.01, 0.1, 1.0)
 """Inverse strengths of regularisation tried on validation, wide enough that the best is neither the first nor last."""
 logistic = partial(LogisticRegression, class_weight="balanced", solver="liblinear", max_iter=1000, random_state=0)
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,19}")
