@@ -67,7 +67,7 @@ def evidence_forward(model: Any, labels: int) -> Iterator[None]:
     source = layers[-2] if len(layers) > 1 else model.base_model.embeddings
     own, plain, states = vars(model).get("forward"), model.forward, list[torch.Tensor]()
     setattr(model, HEAD, torch.nn.Linear(model.config.hidden_size, labels))
-    hook = source.register_forward_hook(lambda _module, _inputs, output: states.append(_first(output)))
+    hook = source.register_forward_hook(lambda _module, _inputs, output: states.append(output))
 
     def forward(*arguments: Any, evidence: torch.Tensor | None = None, **inputs: Any) -> Any:
         states.clear()
@@ -97,8 +97,3 @@ def with_evidence(loss: Callable[..., torch.Tensor], weight: float) -> Callable[
         return value + weight * outputs["evidence_loss"] if "evidence_loss" in outputs else value
 
     return both
-
-
-def _first(output: Any) -> torch.Tensor:
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return states
