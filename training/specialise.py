@@ -10,7 +10,6 @@ by n-grams (`optim.teachers`; students that overtake their teachers: Furlanello 
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +19,12 @@ from training.data import Corpus, load_corpus
 from training.errors import UserError, command
 from training.fit import first_process
 from training.labels import ROOT, Labels, load_labels
+from training.tokenizer import FILES, copy_tokenizer
 
 if TYPE_CHECKING:
     from training.model import BaseModel
 
 CONFIG = ROOT / "configs" / "specialise.yaml"
-FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def specialise(config: RunConfig, corpus: Corpus, labels: Labels, output: Path) -> None:
@@ -61,8 +60,7 @@ def _write(base: BaseModel, source: Path, output: Path) -> None:
     masked = CamembertForMaskedLM.from_pretrained(source)
     masked.base_model.load_state_dict(base.model.base_model.state_dict())
     masked.half().save_pretrained(output)
-    for name in FILES:
-        shutil.copy(source / name, output / name)
+    copy_tokenizer(source, output)
 
 
 @command

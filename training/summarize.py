@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from training.errors import UserError, command
 from training.pretrain_config import Source
 from training.pretrain_text import read_texts
 from training.readers import read_records
-from training.tokenizer import BOS, EOS, MASK, PAD, special_id
+from training.tokenizer import BOS, EOS, MASK, PAD, copy_tokenizer, special_id
 
 
 class SummarizeConfig(BaseModel):
@@ -207,8 +206,7 @@ def summarize(config: SummarizeConfig, encoder: Path, output: Path) -> None:
             shown[:] = 0
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     model.eval().half().save_pretrained(output)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(encoder / name, output / name)
+    copy_tokenizer(encoder, output)
 
 
 @command

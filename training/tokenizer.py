@@ -9,6 +9,7 @@ it does not know is spelled in bytes, so no character is ever unknown.
 
 import io
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
+FILES = ("tokenizer.json", "tokenizer_config.json")
+"""What `save_tokenizer` writes."""
 SPECIAL_TOKENS = (BOS, PAD, EOS, UNK, MASK)
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 # Far below any learned piece: bytes are spelled only for a character that no piece holds, and somebody who types the
@@ -168,6 +171,12 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
     if number is None:
         raise ValueError(f"the tokenizer has no {token}: it was not made by training.tokenizer")
     return int(number)
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copy the files of `save_tokenizer` as they are."""
+    for name in FILES:
+        shutil.copy(source / name, directory / name)
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path, *, max_length: int) -> None:
