@@ -8,6 +8,7 @@ keeps what both find (Hinton, Vinyals and Dean 2015; predictions across folds as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -116,14 +117,14 @@ class Teacher:
         first, *others = views or [Ngrams()]
         features = first.fit_transform(pieces)
         folds = _folds(features, groups)
-        fits = [_calibrated(features, target, folds, first.c) for target in targets.T]
+        fits = _each(lambda target: _calibrated(features, target, folds, first.c), targets)
         self.unseen = np.asarray(sigmoid(np.stack([fit.unseen for fit in fits], axis=1)), dtype=np.float64)
         weights, biases = np.stack([fit.weights for fit in fits], axis=1), np.array([fit.bias for fit in fits])
         self._views: list[tuple[View, Any, Any]] = [(first, weights, biases)]
         told = features @ weights + biases
         for view in others:
             features = view.fit_transform(pieces)
-            lines = [_linear(features, target, np.flatnonzero(target != UNKNOWN), view.c) for target in targets.T]
+            lines = _each(partial(_known_only, features, view.c), targets)
             weights, biases = np.stack([line[0] for line in lines], axis=1), np.array([line[1] for line in lines])
             own = features @ weights + biases
             scale = told.std(axis=0) / np.maximum(own.std(axis=0), 1e-9)
@@ -156,6 +157,14 @@ def ngrams(ids: Sequence[int]) -> list[str]:
     return [*map(str, ids), *(f"{first} {second}" for first, second in pairwise(ids))]
 
 
+def _each(fit: Callable[[NDArray[np.float32]], Any], targets: NDArray[np.float32]) -> list[Any]:
+    """`fit` of every label, in order, on a thread a processor: liblinear holds no lock while it fits, and its primal
+    solver draws no numbers, so how many threads there are changes nothing."""
+    from sklearn.utils.parallel import Parallel, delayed
+
+    return list(Parallel(n_jobs=-1, prefer="threads")(delayed(fit)(target) for target in targets.T))
+
+
 class _Fit(NamedTuple):
     """A label's calibrated linear model, and its logits of the texts by fits that have not read their group."""
 
@@ -185,6 +194,10 @@ def _calibrated(features: Any, target: NDArray[np.float32], folds: Sequence[tupl
     return _Fit(weights * slope, bias * slope + intercept, unseen * slope + intercept)
 
 
+def _known_only(features: Any, c: float, target: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
+    return _linear(features, target, np.flatnonzero(target != UNKNOWN), c)
+
+
 def _linear(features: Any, target: NDArray[np.float32], rows: Any, c: float) -> tuple[NDArray[np.float64], float]:
     """Weights and bias; where the rows are all alike, the share of positives alone."""
     from sklearn.linear_model import LogisticRegression
@@ -192,6 +205,8 @@ def _linear(features: Any, target: NDArray[np.float32], rows: Any, c: float) -> 
     if len(set(target[rows])) < 2:
         share = (target[rows].sum() + 0.5) / (len(rows) + 1)
         return np.zeros(features.shape[1]), float(np.log(share / (1 - share)))
-    model = LogisticRegression(C=c, class_weight="balanced", solver="liblinear", max_iter=1000, random_state=0)
+    # A few hundred dense features: there L-BFGS takes a fraction of liblinear's time.
+    solver = "lbfgs" if isinstance(features, np.ndarray) else "liblinear"
+    model = LogisticRegression(C=c, class_weight="balanced", solver=solver, max_iter=1000, random_state=0)
     model.fit(features[rows], target[rows])
     return model.coef_[0], float(model.intercept_[0])
