@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +115,17 @@ def test_only_the_named_kinds_are_drawn(make: Make) -> None:
 
 def test_long_texts_are_not_joined_to_another(make: Make) -> None:
     assert rows(make(join=1.0, join_characters=1)) == rows(make())
+
+
+def test_a_share_of_the_texts_is_drawn_anew_for_every_epoch(make: Make) -> None:
+    plain, part, again = rows(make()), make(own=0.3), make(own=0.3)
+    again.draw(1)
+    first = rows(part)
+    part.draw(1)
+    for drawn in (first, rows(part)):
+        assert len(drawn) == round(0.3 * len(plain))
+        assert not Counter(map(str, drawn)) - Counter(map(str, plain))
+    assert rows(part) == rows(again) != first
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

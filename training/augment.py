@@ -51,8 +51,8 @@ class VariedTexts(Dataset[dict[str, Any]]):
     ) -> None:
         """Targets are of shape (texts, labels) as `label_matrix` gives them, the last `voices` columns the voices.
 
-        With a recombiner, `optim.recombine` rows a text are added to every epoch. `shares` are kept for the collator,
-        brought to one scale by the texts.
+        An epoch holds `optim.own` of the texts' rows and, with a recombiner, `optim.recombine` rows a text. `shares`
+        are kept for the collator, brought to one scale by the texts.
         """
         self._texts, self._targets = list(texts), targets
         self._tokenizer, self._windows, self._optim = tokenizer, windows, optim
@@ -88,6 +88,8 @@ class VariedTexts(Dataset[dict[str, Any]]):
             fits = len(varied) == len(clean)
             labels = (target if fits else own).tolist()
             rows += [{"input_ids": ids, "labels": labels} for ids in (varied if fits else clean)]
+        if self._optim.own < 1:
+            rows = chance.sample(rows, max(1, round(self._optim.own * len(rows))))
         if self._recombiner is not None:
             rows += self._recombiner.rows(round(self._optim.recombine * len(self._texts)), chance)
         return rows

@@ -86,6 +86,8 @@ class OptimConfig(_Closed):
     """Length up to which a text is joined to another."""
     teacher: float = Field(0.0, ge=0, le=1)
     """Weight of a linear teacher's probabilities in the targets (`training.teacher`), each text judged unseen."""
+    own: float = Field(1.0, gt=0, le=1)
+    """Share of the training texts that an epoch holds, drawn anew each time; the rest is what `recombine` adds."""
     recombine: float = Field(0.0, ge=0)
     """Rows added to every epoch for each training text: passages of several texts put together, with the linear
     teacher's probabilities as their targets (`training.recombine`)."""
