@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-ROWS = 1024
-"""Texts whose candidates are looked up at a time."""
+ROWS = 256
+"""Texts whose candidates are looked up at a time: tables this small are kept in memory that is used again."""
 
 
 def grams(text: str, n: int = 5) -> frozenset[str]:
