@@ -107,8 +107,26 @@ class Loud:
     """A view that says nothing but the label, and is as good as sure."""
 
     c = 1e6
+    most: int | None = None
 
     def fit_transform(self, pieces: Any) -> Any:
         return np.array([[50.0 if sum(ids) % 2 else -50.0] for ids in pieces])
 
     transform = fit_transform
+
+
+def test_a_view_of_few_features_is_fitted_on_a_part() -> None:
+    pieces = texts(120)
+    targets = np.array([[sum(ids) % 2, 0] for ids in pieces], dtype=np.float32)
+    view = Part()
+    told = Teacher(pieces, targets, [f"g{index // 10}" for index in range(120)], [Ngrams(), view])(pieces)
+    assert len(view.read) == 40 and all(ids in pieces for ids in view.read) and view.read != pieces[:40]
+    assert told[targets[:, 0] == 1, 0].min() > told[targets[:, 0] == 0, 0].max()
+
+
+class Part(Loud):
+    most: int | None = 40
+
+    def fit_transform(self, pieces: Any) -> Any:
+        self.read = list(pieces)
+        return self.transform(pieces)

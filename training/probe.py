@@ -32,6 +32,7 @@ class States:
     standardised by the texts that it is fitted on. Of longer texts it reads the first `max_tokens` tokens."""
 
     c = 0.03
+    most: int | None = 6000
 
     def __init__(self, model: PreTrainedModel, *, pad_id: int, max_tokens: int) -> None:
         self._encoder = copy.deepcopy(model.base_model).eval()

@@ -27,6 +27,8 @@ class View(Protocol):
 
     c: float
     """Inverse strength of the regularisation, chosen on the validation split."""
+    most: int | None
+    """Texts, drawn at random, that are enough to fit it; None for all."""
 
     def fit_transform(self, pieces: Pieces) -> Any: ...
 
@@ -37,6 +39,7 @@ class Ngrams:
     """TF-IDF of pieces and pairs of neighbouring pieces."""
 
     c = 100.0
+    most: int | None = None
 
     def __init__(self) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -73,6 +76,7 @@ class Words:
     """
 
     c = 300.0
+    most: int | None = None
 
     def __init__(self, decode: Callable[[Pieces], list[str]]) -> None:
         """`decode` turns token ids into texts."""
@@ -123,12 +127,13 @@ class Teacher:
         self._views: list[tuple[View, Any, Any]] = [(first, weights, biases)]
         told = features @ weights + biases
         for view in others:
-            features = view.fit_transform(pieces)
-            lines = _each(partial(_known_only, features, view.c), targets)
+            part = _drawn(len(pieces), view.most)
+            features = view.fit_transform([pieces[index] for index in part])
+            lines = _each(partial(_known_only, features, view.c), targets[part])
             weights, biases = np.stack([line[0] for line in lines], axis=1), np.array([line[1] for line in lines])
             own = features @ weights + biases
-            scale = told.std(axis=0) / np.maximum(own.std(axis=0), 1e-9)
-            self._views.append((view, weights * scale, (biases - own.mean(axis=0)) * scale + told.mean(axis=0)))
+            scale = told[part].std(axis=0) / np.maximum(own.std(axis=0), 1e-9)
+            self._views.append((view, weights * scale, (biases - own.mean(axis=0)) * scale + told[part].mean(axis=0)))
 
     def __call__(self, pieces: Pieces) -> NDArray[np.float64]:
         """Calibrated logits of shape (texts, labels)."""
@@ -155,6 +160,13 @@ def blended_targets(targets: NDArray[np.float32], unseen: NDArray[np.float64], *
 def ngrams(ids: Sequence[int]) -> list[str]:
     """Pieces and pairs of neighbouring pieces."""
     return [*map(str, ids), *(f"{first} {second}" for first, second in pairwise(ids))]
+
+
+def _drawn(texts: int, most: int | None) -> NDArray[np.int64]:
+    """All places, or `most` of them, in order."""
+    if most is None or texts <= most:
+        return np.arange(texts)
+    return np.sort(np.random.default_rng(0).choice(texts, most, replace=False))
 
 
 def _each(fit: Callable[[NDArray[np.float32]], Any], targets: NDArray[np.float32]) -> list[Any]:
