@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -50,8 +50,8 @@ def main() -> int:
         return _fault(USAGE, f"error: {error}")
     hint = "; --resume goes on where it stopped" if plan.source and plan.paths else ""
     try:
-        with _interruptible():
-            end = state if state and state.complete else _score(plan, state)
+        with _interruptible() as check:
+            end = state if state and state.complete else _score(plan, state, check)
             _install(plan, end)
     except (UsageError, ArtifactError) as error:
         return _fault(USAGE, f"error: {error}")
@@ -69,8 +69,8 @@ def _fault(code: int, message: str) -> int:
     return code
 
 
-def _score(plan: Plan, state: State | None) -> State:
-    """Score what is left of the input; returns where the run stands then."""
+def _score(plan: Plan, state: State | None, check: Callable[[], None]) -> State:
+    """Score what is left of the input; returns where the run stands then. `check` is called after every chunk."""
     job = Job(plan.artifact.folder, plan.artifact.precision, plan.layout)
     place = state.place if state else Place()
     with (
@@ -82,6 +82,7 @@ def _score(plan: Plan, state: State | None) -> State:
         for chunk, scored in pool.scored(_chunks(source)):
             sink.write(scored, chunk.place)
             progress.update(chunk.place.rows, chunk.done)
+            check()
         sink.complete()
     return sink.state
 
@@ -133,21 +134,31 @@ def _drop_standard_output() -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Signals that end the run do so once, in order; those that were ignored before (nohup) stay so."""
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Signals that end the run do so once, in order; those that were ignored before (nohup) stay so.
+
+    Yields:
+        What ends the run a second time, if an interrupt met code whose exceptions are dropped (a finaliser's, say).
+    """
+    asked: list[int] = []
     numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
     before = {number: signal.getsignal(number) for number in numbers if number is not None}
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
 
-    def interrupt(*_: object) -> None:
+    def interrupt(which: int, _: object) -> None:
+        asked.append(which)
         for number in heard:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
     for number in heard:
         signal.signal(number, interrupt)
     try:
-        yield
+        yield check
     finally:
         for number in heard:
             signal.signal(number, before[number])

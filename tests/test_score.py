@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from serving import Classifier
+from serving.bulk.progress import Progress
 from serving.score import INTERRUPTED, SCORED, SOME_REJECTED, USAGE, main
 from tests.conftest import ROOT, corpus_rows
 
@@ -242,6 +243,29 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert output.read_bytes() == whole.read_bytes()
     assert (tmp_path / "out.jsonl.rejects.jsonl").read_bytes() == rejects.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.rejects.jsonl"]
+
+
+def test_an_interrupt_whose_exception_is_lost_ends_the_run_all_the_same(
+    artifact: Path,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As it is lost in a finaliser: Python drops what is raised there."""
+
+    class Lossy(Progress):
+        def update(self, *figures: Any) -> None:
+            super().update(*figures)
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("serving.score.Progress", Lossy)
+    given = write(tmp_path / "in.jsonl", [{"id": index, "text": text} for index, text in enumerate(texts[:50])])
+    monkeypatch.setattr(sys, "argv", ["score", *command(artifact, given, tmp_path / "out.jsonl", "--workers", "1")[3:]])
+    assert main() == INTERRUPTED
+    assert "interrupted; --resume goes on where it stopped" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def _scorers(pid: int) -> list[int]:
