@@ -197,6 +197,14 @@ def begun(command: list[str], output: Path) -> Iterator[subprocess.Popen[bytes]]
         process.communicate(timeout=LIMIT_S)
 
 
+@pytest.fixture
+def hears_sigint() -> Iterator[None]:
+    """Whoever starts the tests in the background may have them, and what they start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 LONG = 20_000
 """Rows of a run that is still at work long after its first record, whatever else the machine does meanwhile."""
 
@@ -211,6 +219,7 @@ def long_run(artifact: Path, texts: list[str], tmp_path_factory: pytest.TempPath
     return given, folder / "whole.jsonl", folder / "whole.jsonl.rejects.jsonl"
 
 
+@pytest.mark.usefixtures("hears_sigint")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     artifact: Path,
@@ -245,6 +254,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out.jsonl.rejects.jsonl"]
 
 
+@pytest.mark.usefixtures("hears_sigint")
 def test_an_interrupt_whose_exception_is_lost_ends_the_run_all_the_same(
     artifact: Path,
     texts: list[str],
