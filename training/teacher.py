@@ -129,7 +129,7 @@ class Teacher:
         for view in others:
             part = _drawn(len(pieces), view.most)
             features = view.fit_transform([pieces[index] for index in part])
-            lines = _each(partial(_known_only, features, view.c), targets[part])
+            lines = _each(partial(_linear, features, rows=np.arange(len(part)), c=view.c), targets[part])
             weights, biases = np.stack([line[0] for line in lines], axis=1), np.array([line[1] for line in lines])
             own = features @ weights + biases
             scale = told[part].std(axis=0) / np.maximum(own.std(axis=0), 1e-9)
@@ -198,7 +198,7 @@ def _calibrated(features: Any, target: NDArray[np.float32], folds: Sequence[tupl
     weights, bias = _linear(features, target, known, c)
     unseen = np.empty(len(target))
     for rest, held in folds:
-        part, offset = _linear(features, target, np.intersect1d(rest, known), c)
+        part, offset = _linear(features, target, rest, c)
         unseen[held] = features[held] @ part + offset
     if len(set(target[known])) < 2:
         return _Fit(weights, bias, unseen)
@@ -206,14 +206,11 @@ def _calibrated(features: Any, target: NDArray[np.float32], folds: Sequence[tupl
     return _Fit(weights * slope, bias * slope + intercept, unseen * slope + intercept)
 
 
-def _known_only(features: Any, c: float, target: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
-    return _linear(features, target, np.flatnonzero(target != UNKNOWN), c)
-
-
 def _linear(features: Any, target: NDArray[np.float32], rows: Any, c: float) -> tuple[NDArray[np.float64], float]:
-    """Weights and bias; where the rows are all alike, the share of positives alone."""
+    """Weights and bias from the rows whose target is known; where these are all alike, the share of positives alone."""
     from sklearn.linear_model import LogisticRegression
 
+    rows = rows[target[rows] != UNKNOWN]
     if len(set(target[rows])) < 2:
         share = (target[rows].sum() + 0.5) / (len(rows) + 1)
         return np.zeros(features.shape[1]), float(np.log(share / (1 - share)))
