@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from training.config import OptimConfig, RunConfig
 from training.data import UNKNOWN, label_matrix
-from training.evidence import Shares, spared, standardised
+from training.evidence import RowShares, Shares, spared, standardised, word_starts
 from training.labels import Labels
 from training.model import BaseModel, Windows, encode
 from training.panel import artifact_teacher
@@ -58,7 +58,10 @@ class VariedTexts(Dataset[dict[str, Any]]):
         self._tokenizer, self._windows, self._optim = tokenizer, windows, optim
         self._voices, self._seed, self._recombiner = voices, seed, recombiner
         self._clean = encode(self._texts, tokenizer, windows)
-        self.shares = standardised(shares, [each[0] for each in self._clean]) if shares is not None else None
+        self.shares: RowShares | None = None
+        if shares is not None:
+            told = standardised(shares, [each[0] for each in self._clean])
+            self.shares = RowShares(told, word_starts(tokenizer))
         self._short = [index for index, text in enumerate(texts) if len(text) <= optim.join_characters]
         self._rows: list[dict[str, Any]] = []
         self._epoch: int | None = None
@@ -82,19 +85,29 @@ class VariedTexts(Dataset[dict[str, Any]]):
 
     def _drawn(self, chance: random.Random) -> list[dict[str, Any]]:
         variants = [self._variant(index, chance) for index in range(len(self._texts))]
-        pieces = encode([text for text, _ in variants], self._tokenizer, self._windows)
+        pieces = encode([text for text, _, _ in variants], self._tokenizer, self._windows)
+        plain = self._plain([text for _, text, _ in variants], pieces)
         rows = []
-        for (_, target), varied, clean, own in zip(variants, pieces, self._clean, self._targets, strict=True):
+        for (_, _, target), varied, before, clean, own in zip(
+            variants, pieces, plain, self._clean, self._targets, strict=True
+        ):
             fits = len(varied) == len(clean)
             labels = (target if fits else own).tolist()
             rows += [{"input_ids": ids, "labels": labels} for ids in (varied if fits else clean)]
+            if fits and len(varied) == len(before) == 1 and varied != before:
+                rows[-1]["plain"] = before[0]
         if self._optim.own < 1:
             rows = chance.sample(rows, max(1, round(self._optim.own * len(rows))))
         if self._recombiner is not None:
             rows += self._recombiner.rows(round(self._optim.recombine * len(self._texts)), chance)
         return rows
 
-    def _variant(self, index: int, chance: random.Random) -> tuple[str, np.ndarray]:
+    def _plain(self, texts: list[str], varied: list[list[list[int]]]) -> list[list[list[int]]]:
+        """The windows of the texts before they were rewritten, where somebody asks what each token adds."""
+        return varied if self.shares is None else encode(texts, self._tokenizer, self._windows)
+
+    def _variant(self, index: int, chance: random.Random) -> tuple[str, str, np.ndarray]:
+        """A text as it is to be read and as it was before it was rewritten, and its targets."""
         text, target = self._texts[index], self._targets[index]
         if self._short and chance.random() < self._optim.join:
             other = chance.choice(self._short)
@@ -102,10 +115,11 @@ class VariedTexts(Dataset[dict[str, Any]]):
                 pair = [text, self._texts[other]]
                 chance.shuffle(pair)
                 text, target = " ".join(pair), joined_targets(target, self._targets[other], voices=self._voices)
+        plain = text
         if chance.random() < self._optim.augment:
             kind = chance.choice(self._optim.augment_kinds or KINDS)
             text = PERTURBATIONS[kind].apply(text, chance)
-        return text, target
+        return text, plain, target
 
 
 def training_texts(
