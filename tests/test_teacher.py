@@ -51,6 +51,16 @@ def test_blended_by_hand() -> None:
     assert blended.dtype == np.float32
 
 
+def test_one_fold_is_enough_where_nobody_asks_about_the_texts_themselves() -> None:
+    pieces, targets, groups = corpus(12)
+    whole, quick = Teacher(pieces, targets, groups), Teacher(pieces, targets, groups, unseen=False)
+    assert whole.unseen is not None and quick.unseen is None
+    asked = [[1, 77], [3, 77]]
+    # The same fit of all texts, brought to probabilities by fewer judgements.
+    assert np.sign(quick(asked)[:, 0]).tolist() == [1, -1]
+    assert whole.shares([1]) * quick.shares([3]) == pytest.approx(whole.shares([3]) * quick.shares([1]))
+
+
 def test_one_group_is_dealt_out_by_rows() -> None:
     pieces, targets, _ = corpus()
     soft = Teacher(pieces, targets, ["all"] * len(pieces)).unseen

@@ -58,6 +58,7 @@ class VariedTexts(Dataset[dict[str, Any]]):
         self._tokenizer, self._windows, self._optim = tokenizer, windows, optim
         self._voices, self._seed, self._recombiner = voices, seed, recombiner
         self._clean = encode(self._texts, tokenizer, windows)
+        self._places = [(text, window) for text, ids in enumerate(self._clean) for window in range(len(ids))]
         self.shares: RowShares | None = None
         if shares is not None:
             told = standardised(shares, [each[0] for each in self._clean])
@@ -84,22 +85,33 @@ class VariedTexts(Dataset[dict[str, Any]]):
         return self._recombiner.rows(count, random.Random(self._seed)) if self._recombiner is not None else []
 
     def _drawn(self, chance: random.Random) -> list[dict[str, Any]]:
-        variants = [self._variant(index, chance) for index in range(len(self._texts))]
+        chosen = self._places
+        if self._optim.own < 1:
+            chosen = sorted(chance.sample(chosen, max(1, round(self._optim.own * len(chosen)))))
+        texts = sorted({text for text, _ in chosen})
+        variants = [self._variant(text, chance) for text in texts]
         pieces = encode([text for text, _, _ in variants], self._tokenizer, self._windows)
         plain = self._plain([text for _, text, _ in variants], pieces)
-        rows = []
-        for (_, _, target), varied, before, clean, own in zip(
-            variants, pieces, plain, self._clean, self._targets, strict=True
-        ):
-            fits = len(varied) == len(clean)
-            labels = (target if fits else own).tolist()
-            rows += [{"input_ids": ids, "labels": labels} for ids in (varied if fits else clean)]
-            if fits and len(varied) == len(before) == 1 and varied != before:
-                rows[-1]["plain"] = before[0]
-        if self._optim.own < 1:
-            rows = chance.sample(rows, max(1, round(self._optim.own * len(rows))))
+        drawn = {
+            text: self._row_windows(text, target, varied, before)
+            for text, (_, _, target), varied, before in zip(texts, variants, pieces, plain, strict=True)
+        }
+        rows = [drawn[text][window] for text, window in chosen]
         if self._recombiner is not None:
             rows += self._recombiner.rows(round(self._optim.recombine * len(self._texts)), chance)
+        return rows
+
+    def _row_windows(
+        self, text: int, target: np.ndarray, varied: list[list[int]], before: list[list[int]]
+    ) -> list[dict[str, Any]]:
+        """A row for each window of a text, as it was rewritten if that left their number as it was."""
+        fits = len(varied) == len(self._clean[text])
+        labels = (target if fits else self._targets[text]).tolist()
+        rows: list[dict[str, Any]] = [
+            {"input_ids": ids, "labels": labels} for ids in (varied if fits else self._clean[text])
+        ]
+        if fits and len(varied) == len(before) == 1 and varied != before:
+            rows[0]["plain"] = before[0]
         return rows
 
     def _plain(self, texts: list[str], varied: list[list[list[int]]]) -> list[list[list[int]]]:
@@ -131,8 +143,9 @@ def training_texts(
     if optim.teacher or optim.recombine:
         whole = [[token for window in one for token in window] for one in encode(texts, base.tokenizer, windows)]
         groups = [example.group or example.id for example in examples]
-        teacher = Teacher(whole, targets, groups, _views(base, windows, optim))
-        targets = blended_targets(targets, teacher.unseen, weight=optim.teacher)
+        teacher = Teacher(whole, targets, groups, _views(base, windows, optim), unseen=bool(optim.teacher))
+        if teacher.unseen is not None:
+            targets = blended_targets(targets, teacher.unseen, weight=optim.teacher)
         shares = spared(teacher.shares, base.tokenizer.all_special_ids) if optim.evidence else None
         if optim.recombine:
             panel = [artifact_teacher(Path(folder), labels) for folder in optim.teachers]
