@@ -7,27 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, CamembertConfig, CamembertForSequenceClassification
+from transformers import CamembertConfig, CamembertForSequenceClassification
 
 from tests.conftest import ROOT
 from training.config import load_config
 from training.errors import UserError
-from training.evidence import (
-    HEAD,
-    RowShares,
-    evidence_forward,
-    evidence_of,
-    spared,
-    standardised,
-    with_evidence,
-    word_starts,
-)
+from training.evidence import HEAD, evidence_forward, evidence_of, spared, standardised, with_evidence
 from training.packed import pack, packed_forward
 from training.teacher import Ngrams, Teacher, Words
 
 PAD, BOS, EOS = 1, 5, 6
 WINDOWS = [[BOS, 20, 21, EOS], [BOS, 30, EOS]]
-ROWS = [{"input_ids": window} for window in WINDOWS]
 
 
 def shares(ids: Any) -> np.ndarray:
@@ -72,52 +62,9 @@ def test_control_tokens_are_spared_and_the_rest_is_brought_to_one_scale() -> Non
     assert told[:, 1] == pytest.approx(told[:, 0], rel=1e-4, nan_ok=True)
 
 
-def of_rows(told: Any = shares) -> RowShares:
-    """Numbers below 50 begin a word, control tokens among them."""
-    return RowShares(told, lambda ids: np.array(ids) < 50)
-
-
-def test_a_rewritten_word_adds_what_the_word_as_it_was_meant_would_add() -> None:
-    told = of_rows()
-    plain = [BOS, 20, 21, 22, EOS]
-    # The second word is spelled by three pieces that the teacher has other numbers for.
-    one = told({"input_ids": [BOS, 20, 40, 91, 92, 22, EOS], "plain": plain})
-    assert one[:, 0].tolist() == [BOS, 20, 7, 7, 7, 22, EOS]
-    assert one[:, 1] == pytest.approx(one[:, 0] / 2)
-    # Two words that differ in a row are told apart.
-    two = told({"input_ids": [BOS, 40, 41, 91, 22, EOS], "plain": plain})
-    assert two[:, 0].tolist() == [BOS, 20, 10.5, 10.5, 22, EOS]
-
-
-def test_words_that_were_joined_or_parted_share_what_they_add_and_new_ones_add_nothing() -> None:
-    told, plain = of_rows(), [BOS, 20, 21, 22, EOS]
-    joined = told({"input_ids": [BOS, 20, 43, 91, EOS], "plain": plain})
-    assert joined[:, 0].tolist() == [BOS, 20, 21.5, 21.5, EOS]
-    parted = told({"input_ids": [BOS, 20, 21, 41, 42, EOS], "plain": plain})
-    assert parted[:, 0].tolist() == [BOS, 20, 21, 11, 11, EOS]
-    put_in = told({"input_ids": [BOS, 20, 44, 21, 22, EOS], "plain": plain})
-    assert put_in[:, 0].tolist() == [BOS, 20, 0, 21, 22, EOS]
-    left_out = told({"input_ids": [BOS, 20, 22, EOS], "plain": plain})
-    assert left_out[:, 0].tolist() == [BOS, 20, 22, EOS]
-
-
-def test_control_tokens_of_a_rewritten_row_are_spared_too() -> None:
-    told = of_rows(spared(shares, [BOS, EOS]))({"input_ids": [BOS, 40, 91, EOS], "plain": [BOS, 20, EOS]})
-    assert told[:, 0].tolist() == pytest.approx([np.nan, 10, 10, np.nan], nan_ok=True)
-
-
-def test_words_begin_where_the_tokenizer_puts_its_mark() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "training" / "encoder")
-    ids = tokenizer("Répétition demain, à 18h !")["input_ids"]
-    begins = word_starts(tokenizer)(ids)
-    pieces = tokenizer.convert_ids_to_tokens(ids)
-    assert begins[[0, 1, -1]].all() and not begins[2:-1].all()
-    assert begins[1:-1].tolist() == [piece.startswith("▁") for piece in pieces[1:-1]]
-
-
 def test_targets_of_a_batch_stand_where_its_tokens_stand() -> None:
-    packed = evidence_of(of_rows(), ROWS, pack(WINDOWS, PAD)["input_ids"])
-    padded = evidence_of(of_rows(), ROWS, torch.tensor([WINDOWS[0], [*WINDOWS[1], PAD]]))
+    packed = evidence_of(shares, WINDOWS, pack(WINDOWS, PAD)["input_ids"])
+    padded = evidence_of(shares, WINDOWS, torch.tensor([WINDOWS[0], [*WINDOWS[1], PAD]]))
     assert packed[0, :7, 0].tolist() == [*WINDOWS[0], *WINDOWS[1]]
     assert packed[0, 7:].isnan().all()
     assert padded[0, :, 0].tolist() == WINDOWS[0] and padded[1, :3, 0].tolist() == WINDOWS[1]
@@ -136,13 +83,13 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 def batches() -> tuple[dict[str, Any], dict[str, Any]]:
-    told = of_rows(standardised(spared(shares, [BOS, EOS, PAD]), WINDOWS))
+    told = standardised(spared(shares, [BOS, EOS, PAD]), WINDOWS)
     packed = pack(WINDOWS, PAD)
     rows = torch.tensor([WINDOWS[0], [*WINDOWS[1], PAD]])
     padded = {"input_ids": rows, "attention_mask": (rows != PAD).long()}
     return (
-        {**packed, "evidence": evidence_of(told, ROWS, packed["input_ids"])},
-        {**padded, "evidence": evidence_of(told, ROWS, rows)},
+        {**packed, "evidence": evidence_of(told, WINDOWS, packed["input_ids"])},
+        {**padded, "evidence": evidence_of(told, WINDOWS, rows)},
     )
 
 

@@ -60,7 +60,6 @@ def test_another_way_of_writing_keeps_the_teachers_answer() -> None:
     assert all(set(row["input_ids"]) == {-1} for row in rows)
     told = [row["labels"][1] > 0.5 for row in rows]
     assert any(told) and not all(told)
-    assert told == [WORDS["alpha"] in row["plain"] for row in rows]
 
 
 def test_without_texts_there_are_no_rows() -> None:

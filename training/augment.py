@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from training.config import OptimConfig, RunConfig
 from training.data import UNKNOWN, label_matrix
-from training.evidence import RowShares, Shares, spared, standardised, word_starts
+from training.evidence import Shares, spared, standardised
 from training.labels import Labels
 from training.model import BaseModel, Windows, encode
 from training.panel import artifact_teacher
@@ -59,10 +59,7 @@ class VariedTexts(Dataset[dict[str, Any]]):
         self._voices, self._seed, self._recombiner = voices, seed, recombiner
         self._clean = encode(self._texts, tokenizer, windows)
         self._places = [(text, window) for text, ids in enumerate(self._clean) for window in range(len(ids))]
-        self.shares: RowShares | None = None
-        if shares is not None:
-            told = standardised(shares, [each[0] for each in self._clean])
-            self.shares = RowShares(told, word_starts(tokenizer))
+        self.shares = standardised(shares, [each[0] for each in self._clean]) if shares is not None else None
         self._short = [index for index, text in enumerate(texts) if len(text) <= optim.join_characters]
         self._rows: list[dict[str, Any]] = []
         self._epoch: int | None = None
@@ -90,36 +87,24 @@ class VariedTexts(Dataset[dict[str, Any]]):
             chosen = sorted(chance.sample(chosen, max(1, round(self._optim.own * len(chosen)))))
         texts = sorted({text for text, _ in chosen})
         variants = [self._variant(text, chance) for text in texts]
-        pieces = encode([text for text, _, _ in variants], self._tokenizer, self._windows)
-        plain = self._plain([text for _, text, _ in variants], pieces)
+        pieces = encode([text for text, _ in variants], self._tokenizer, self._windows)
         drawn = {
-            text: self._row_windows(text, target, varied, before)
-            for text, (_, _, target), varied, before in zip(texts, variants, pieces, plain, strict=True)
+            text: self._row_windows(text, target, varied)
+            for text, (_, target), varied in zip(texts, variants, pieces, strict=True)
         }
         rows = [drawn[text][window] for text, window in chosen]
         if self._recombiner is not None:
             rows += self._recombiner.rows(round(self._optim.recombine * len(self._texts)), chance)
         return rows
 
-    def _row_windows(
-        self, text: int, target: np.ndarray, varied: list[list[int]], before: list[list[int]]
-    ) -> list[dict[str, Any]]:
+    def _row_windows(self, text: int, target: np.ndarray, varied: list[list[int]]) -> list[dict[str, Any]]:
         """A row for each window of a text, as it was rewritten if that left their number as it was."""
-        fits = len(varied) == len(self._clean[text])
+        clean = self._clean[text]
+        fits = len(varied) == len(clean)
         labels = (target if fits else self._targets[text]).tolist()
-        rows: list[dict[str, Any]] = [
-            {"input_ids": ids, "labels": labels} for ids in (varied if fits else self._clean[text])
-        ]
-        if fits and len(varied) == len(before) == 1 and varied != before:
-            rows[0]["plain"] = before[0]
-        return rows
+        return [{"input_ids": ids, "labels": labels} for ids in (varied if fits else clean)]
 
-    def _plain(self, texts: list[str], varied: list[list[list[int]]]) -> list[list[list[int]]]:
-        """The windows of the texts before they were rewritten, where somebody asks what each token adds."""
-        return varied if self.shares is None else encode(texts, self._tokenizer, self._windows)
-
-    def _variant(self, index: int, chance: random.Random) -> tuple[str, str, np.ndarray]:
-        """A text as it is to be read and as it was before it was rewritten, and its targets."""
+    def _variant(self, index: int, chance: random.Random) -> tuple[str, np.ndarray]:
         text, target = self._texts[index], self._targets[index]
         if self._short and chance.random() < self._optim.join:
             other = chance.choice(self._short)
@@ -127,11 +112,10 @@ class VariedTexts(Dataset[dict[str, Any]]):
                 pair = [text, self._texts[other]]
                 chance.shuffle(pair)
                 text, target = " ".join(pair), joined_targets(target, self._targets[other], voices=self._voices)
-        plain = text
         if chance.random() < self._optim.augment:
             kind = chance.choice(self._optim.augment_kinds or KINDS)
             text = PERTURBATIONS[kind].apply(text, chance)
-        return text, plain, target
+        return text, target
 
 
 def training_texts(

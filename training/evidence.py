@@ -8,10 +8,8 @@ tell, token by token, what the n-grams around a token add to each label, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import SequenceMatcher
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,68 +41,14 @@ def standardised(shares: Shares, windows: Sequence[Sequence[int]]) -> Shares:
     return lambda window: (shares(window) / scale).astype(np.float32)
 
 
-def word_starts(tokenizer: Any) -> Callable[[Sequence[int]], NDArray[np.bool_]]:
-    """Token ids → which of them begin a word (« ▁ » in front of the piece); every control token counts as one."""
-    control = set(tokenizer.all_special_ids)
-    begins = np.zeros(len(tokenizer), dtype=bool)
-    for piece, number in tokenizer.get_vocab().items():
-        begins[number] = piece.startswith("▁") or number in control
-    return lambda ids: begins[np.asarray(ids, dtype=np.int64)]
-
-
-class RowShares:
-    """Rows (`input_ids`, and `plain` where they were rewritten: the ids before that) → what each token adds.
-
-    The teacher's n-grams do not know a misspelt word. What it adds is what the word as it was meant would add: the
-    shares of the plain text are handed on word by word, in equal parts to the pieces that now spell the word. Where
-    several words became one or the other way round, they are handed on as a whole; words put in between add nothing.
-    """
-
-    def __init__(self, shares: Shares, starts: Callable[[Sequence[int]], NDArray[np.bool_]]) -> None:
-        """`starts` tells which tokens begin a word; control tokens must be among them."""
-        self._shares, self._starts = shares, starts
-
-    def __call__(self, row: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Shares of shape (tokens, labels)."""
-        plain = row.get("plain")
-        told = self._shares(row["input_ids"] if plain is None else plain)
-        return told if plain is None else self._handed_on(told, plain, row["input_ids"])
-
-    def _handed_on(
-        self, told: NDArray[np.float32], plain: Sequence[int], rewritten: Sequence[int]
-    ) -> NDArray[np.float32]:
-        values = np.zeros((len(rewritten), told.shape[1]), dtype=np.float32)
-        (before, words), (after, others) = self._words(plain), self._words(rewritten)
-        matcher = SequenceMatcher(None, words, others, autojunk=False)
-        for _, first, last, start, end in matcher.get_opcodes():
-            pairs = [(first, last, start, end)]
-            if last - first == end - start:
-                pairs = [(first + k, first + k + 1, start + k, start + k + 1) for k in range(last - first)]
-            for i, j, k, m in pairs:
-                source, target = slice(before[i], before[j]), slice(after[k], after[m])
-                if words[i:j] == others[k:m]:
-                    values[target] = told[source]
-                elif m > k and j > i:
-                    values[target] = told[source].sum(axis=0) / (after[m] - after[k])
-        return values
-
-    def _words(self, ids: Sequence[int]) -> tuple[list[int], list[tuple[int, ...]]]:
-        """Where each word begins, and the end of the text; and the words, as their ids."""
-        bounds = [*np.flatnonzero(self._starts(ids)).tolist(), len(ids)]
-        return bounds, [tuple(ids[start:end]) for start, end in pairwise(bounds)]
-
-
-def evidence_of(
-    shares: Callable[[Mapping[str, Any]], NDArray[np.float32]], rows: Sequence[Mapping[str, Any]], ids: torch.Tensor
-) -> torch.Tensor:
+def evidence_of(shares: Shares, windows: Sequence[Sequence[int]], ids: torch.Tensor) -> torch.Tensor:
     """Targets for a batch, of shape (*ids.shape, labels), NaN at what fills it up.
 
     Args:
-        shares: a row → what each of its tokens adds.
-        rows: the batch's rows, one after the other in a packed row, or one a padded row.
+        windows: the batch's windows, one after the other in a packed row, or one a padded row.
         ids: their `input_ids`.
     """
-    parts = [torch.from_numpy(shares(row)) for row in rows]
+    parts = [torch.from_numpy(shares(window)) for window in windows]
     targets = torch.full((*ids.shape, parts[0].shape[1]), torch.nan)
     if len(parts) == ids.shape[0]:
         for row, part in enumerate(parts):

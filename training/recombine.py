@@ -26,10 +26,7 @@ _MOST_WORDS = 150
 
 
 class Recombiner:
-    """Draws rows of recombined texts: `input_ids` of one window, and `labels`, the teacher's probabilities.
-
-    A row that was rewritten also has `plain`, its ids before that.
-    """
+    """Draws rows of recombined texts: `input_ids` of one window, and `labels`, the teacher's probabilities."""
 
     def __init__(
         self,
@@ -61,11 +58,9 @@ class Recombiner:
         told = 1 / (1 + np.exp(-np.clip(self._teacher(plain, ids), -30, 30)))
         chosen = [index for index in range(count) if self._kinds and chance.random() < self._rewritten]
         again = [PERTURBATIONS[chance.choice(self._kinds)].apply(plain[index], chance) for index in chosen]
-        rows = [{"input_ids": one, "labels": label.tolist()} for one, label in zip(ids, told, strict=True)]
         for index, rewritten in zip(chosen, self._tokenize(again) if again else [], strict=True):
-            if rewritten != ids[index]:
-                rows[index] |= {"input_ids": rewritten, "plain": ids[index]}
-        return rows
+            ids[index] = rewritten
+        return [{"input_ids": one, "labels": label.tolist()} for one, label in zip(ids, told, strict=True)]
 
     def _text(self, chance: random.Random) -> str:
         """One or two passages of different texts, sometimes with all their words in another order."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from training.evidence import RowShares, evidence_of
+from training.evidence import Shares, evidence_of
 
 
 class StepSampler(Sampler[int]):
@@ -47,7 +47,7 @@ class StepSampler(Sampler[int]):
 class Collator:
     """Pads a batch, and hides a share of its pieces: no single word may carry a label."""
 
-    def __init__(self, tokenizer: Any, token_dropout: float, shares: RowShares | None = None) -> None:
+    def __init__(self, tokenizer: Any, token_dropout: float, shares: Shares | None = None) -> None:
         """With `shares`, a batch also holds what each token adds (`training.evidence`)."""
         from transformers import DataCollatorWithPadding
 
@@ -55,19 +55,19 @@ class Collator:
         self._shares = shares
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [{key: value for key, value in feature.items() if key != "plain"} for feature in features]
-        return self._finished(self._pad(rows), features)
+        return self._finished(self._pad(features), features)
 
     def _finished(self, batch: dict[str, Any], features: list[dict[str, Any]]) -> dict[str, Any]:
         if self._shares is not None:
-            batch = {**batch, "evidence": evidence_of(self._shares, features, batch["input_ids"])}
+            windows = [feature["input_ids"] for feature in features]
+            batch = {**batch, "evidence": evidence_of(self._shares, windows, batch["input_ids"])}
         return {**batch, "input_ids": self._hide(batch["input_ids"])}
 
 
 class PackingCollator(Collator):
     """The same without padding: a batch in one row, as `training.packed` takes it."""
 
-    def __init__(self, tokenizer: Any, token_dropout: float, shares: RowShares | None = None) -> None:
+    def __init__(self, tokenizer: Any, token_dropout: float, shares: Shares | None = None) -> None:
         super().__init__(tokenizer, token_dropout, shares)
         self._pad_id = tokenizer.pad_token_id
 
