@@ -58,7 +58,7 @@ def test_the_table_holds_each_system(result: dict[str, Any], capsys: pytest.Capt
     runs = {name: line.split()[1] for name, line in lines.items()}
     assert runs == {"encoder": "2", "random": "2", "tfidf": "1", "frozen": "1", "majority": "1"}
     # No text of this corpus is direct, so its recall is undefined.
-    assert lines["random"].count("±") == 5 and "±" not in lines["tfidf"] and all("–" in line for line in lines.values())
+    assert lines["random"].count("±") == 6 and "±" not in lines["tfidf"] and all("–" in line for line in lines.values())
     for system in result["systems"].values():
         for run in system["runs"]:
             assert run["macro_average_precision"] is not None and run["fit_seconds"] > 0 and run["ms_per_text"] > 0
@@ -70,6 +70,23 @@ def test_tfidf_beats_majority(result: dict[str, Any]) -> None:
     assert mean(result, "tfidf") > 0.99 and mean(result, "tfidf", "macro_f1") > 0.9
     assert mean(result, "majority") == pytest.approx(1 / 5)
     assert mean(result, "majority", "macro_f1") == pytest.approx(1 / 3)
+
+
+def test_the_respelled_column_is_of_the_same_texts_written_in_another_way(task: baselines.Task) -> None:
+    texts = task.texts("test")
+    again = baselines.respelled(texts)
+    assert again == baselines.respelled(texts) and len(again) == len(texts)
+    changed = [ours != theirs for ours, theirs in zip(texts, again, strict=True)]
+    assert sum(changed) > len(texts) / 2
+
+
+def test_respelling_costs_what_it_hides(task: baselines.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that looks for words finds them as written, and none of them once every letter is another."""
+    table = baselines.compare(task, ["tfidf"], seeds=1, split="test")
+    assert mean(table, "tfidf", "respelled_average_precision") < mean(table, "tfidf")
+    monkeypatch.setattr(baselines, "respelled", lambda texts: ["?" * len(text) for text in texts])
+    hidden = baselines.compare(task, ["tfidf"], seeds=1, split="test")
+    assert mean(hidden, "tfidf", "respelled_average_precision") == pytest.approx(1 / 5)
 
 
 def test_the_encoder_starts_from_its_base_and_random_does_not(task: baselines.Task) -> None:

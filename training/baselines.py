@@ -3,6 +3,7 @@
 All read the same splits, are calibrated and get their thresholds on validation by `training.train.conclude`, as an
 artifact does. Any other system joins by its scores of validation and of the split (`--predictions NAME=FILE`, a file as
 `training.predictions` reads it, for example from `training.score_hub`); its thresholds are chosen on validation too.
+The column "AP respelled" is of the same texts, each written in another way (`training.perturb`).
 The table goes to stdout, a line for every finished run to stderr.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import random
 import re
 import sys
 import tempfile
@@ -39,6 +41,7 @@ from training.fit import fit, seed_everything
 from training.intervals import RESAMPLES, macro_average_precision, paired_bootstrap
 from training.labels import Labels, load_labels
 from training.model import BaseModel, Windows, encode, load_base, score, windows_of
+from training.perturb import PERTURBATIONS
 from training.predictions import judge_file
 from training.thresholds import DEFAULT
 from training.train import DEFAULT_CONFIG, conclude
@@ -54,6 +57,7 @@ _NAME = re.compile(r"[A-Za-z][\w.-]{0,19}")
 COLUMNS = {
     "macro_average_precision": ("macro AP", ".3f"),
     "macro_f1": ("macro F1", ".3f"),
+    "respelled_average_precision": ("AP respelled", ".3f"),
     "wrongly_acted_upon": ("wrongly acted on", ".3f"),
     "direct_recall": ("direct recall", ".3f"),
     "fit_seconds": ("fit seconds", ".1f"),
@@ -219,17 +223,31 @@ def _run(name: str, seed: int | None, task: Task, split: str) -> tuple[dict[str,
             logits[part] = scorer(texts)
             ms_per_text[part] = 1000 * (time.perf_counter() - started) / len(texts)
     calibration, _, metrics = conclude(logits, task.corpus, task.labels)
-    figures = _figures(metrics[split]) | {"fit_seconds": fit_seconds, "ms_per_text": ms_per_text[split]}
+    categories = len(task.labels.category_ids)
+    again, truth = scorer(respelled(task.texts(split)))[:, :categories], task.truth(split)[:, :categories]
+    figures = {
+        **_figures(metrics[split]),
+        "respelled_average_precision": _macro_average_precision(truth, again),
+        "fit_seconds": fit_seconds,
+        "ms_per_text": ms_per_text[split],
+    }
     run = {"seed": seed, **figures, **choices}
     _log(name, run)
-    return run, apply_calibration(logits[split], calibration, task.labels.ids)[:, : len(task.labels.category_ids)]
+    return run, apply_calibration(logits[split], calibration, task.labels.ids)[:, :categories]
+
+
+def respelled(texts: Sequence[str]) -> list[str]:
+    """Each text written in another way; the ways of `training.perturb` take turns, the same for every system."""
+    ways, chance = tuple(PERTURBATIONS.values()), random.Random(1)
+    return [ways[index % len(ways)].apply(text, chance) for index, text in enumerate(texts)]
 
 
 def _of_file(name: str, path: Path, task: Task, split: str) -> tuple[dict[str, Any], list[str]]:
     """The figures of another system's scores, and what to know of them."""
     system = judge_file(path, task.corpus, task.labels, split=split, point=DEFAULT)
     metrics = evaluation(task.corpus.split(split), system.scores, system.thresholds, task.labels, resamples=0)
-    run = {"seed": None, **_figures(metrics), "fit_seconds": None, "ms_per_text": None}
+    absent = dict.fromkeys(("respelled_average_precision", "fit_seconds", "ms_per_text"))
+    run = {"seed": None, **_figures(metrics), **absent}
     _log(name, run)
     of = task.labels.category_ids
     lacks = len(set(of) & set(metrics["not_scored"]))
@@ -272,11 +290,16 @@ def _fit_linear(task: Task, features: Callable[..., Any], make: Callable[..., An
         return np.stack([decide(rows) for decide in fitted[c]], axis=1)
 
     def validation(c: float) -> float:
-        macro = macro_average_precision(truth[:, :categories], scores(c, held)[:, :categories])
-        return float(macro(np.ones((1, len(truth))))[0])
+        return _macro_average_precision(truth[:, :categories], scores(c, held)[:, :categories]) or 0.0
 
     best = max(grid, key=validation)
     return lambda texts: scores(best, features(texts)), {"C": best}
+
+
+def _macro_average_precision(truth: Array, scores: Array) -> float | None:
+    """None where no label has positives."""
+    value = float(macro_average_precision(truth, scores)(np.ones((1, len(truth))))[0])
+    return None if np.isnan(value) else value
 
 
 def _fit_label(classifier: Any, features: Any, target: Array) -> Callable[[Any], Array]:
