@@ -79,7 +79,8 @@ class OptimConfig(_Closed):
     augment: float = Field(0.0, ge=0, le=1)
     """Share of the training texts written in another way (SMS spelling, look-alike letters, …), drawn every epoch."""
     augment_kinds: list[PerturbationName] = []
-    """The ways of writing to draw from, by their name in `training.perturb`; all of them when empty."""
+    """The ways of writing to draw from, by their name in `training.perturb`; one that stands twice is drawn twice as
+    often. All of them when empty."""
     join: float = Field(0.0, ge=0, le=1)
     """Share of the training texts joined with another, labels united, drawn every epoch."""
     join_characters: int = Field(200, ge=1)
