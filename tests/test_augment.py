@@ -46,8 +46,9 @@ def make(corpus: Corpus, labels: Labels, tokenizer: Any, windows: Windows) -> Ma
     examples = corpus.split("train")
 
     def varied(seed: int = 1, texts: list[str] | None = None, **settings: Any) -> VariedTexts:
+        texts = texts or [example.text for example in examples]
         return VariedTexts(
-            texts or [example.text for example in examples], label_matrix(examples, labels)[: texts and len(texts)],
+            texts, encode(texts, tokenizer, windows), label_matrix(examples, labels)[: len(texts)],
             tokenizer=tokenizer, windows=windows, optim=OptimConfig(**settings), voices=3, seed=seed,
         )  # fmt: skip
 

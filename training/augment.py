@@ -39,6 +39,7 @@ class VariedTexts(Dataset[dict[str, Any]]):
     def __init__(
         self,
         texts: Sequence[str],
+        pieces: Sequence[list[list[int]]],
         targets: np.ndarray,
         *,
         tokenizer: Any,
@@ -49,7 +50,8 @@ class VariedTexts(Dataset[dict[str, Any]]):
         recombiner: Recombiner | None = None,
         shares: Shares | None = None,
     ) -> None:
-        """Targets are of shape (texts, labels) as `label_matrix` gives them, the last `voices` columns the voices.
+        """Pieces are the texts' windows as `training.model.encode` gives them, targets of shape (texts, labels) as
+        `label_matrix` gives them, the last `voices` columns the voices.
 
         An epoch holds `optim.own` of the texts' rows and, with a recombiner, `optim.recombine` rows a text. `shares`
         are kept for the collator, brought to one scale by the texts.
@@ -57,7 +59,7 @@ class VariedTexts(Dataset[dict[str, Any]]):
         self._texts, self._targets = list(texts), targets
         self._tokenizer, self._windows, self._optim = tokenizer, windows, optim
         self._voices, self._seed, self._recombiner = voices, seed, recombiner
-        self._clean = encode(self._texts, tokenizer, windows)
+        self._clean = pieces
         self._places = [(text, window) for text, ids in enumerate(self._clean) for window in range(len(ids))]
         self.shares = standardised(shares, [each[0] for each in self._clean]) if shares is not None else None
         self._short = [index for index, text in enumerate(texts) if len(text) <= optim.join_characters]
@@ -123,9 +125,9 @@ def training_texts(
 ) -> VariedTexts:
     """The rows to train on: the examples' own, softened and added to by a linear teacher where the run has one."""
     optim, texts, recombiner, shares = config.optim, [example.text for example in examples], None, None
-    targets = label_matrix(examples, labels)
+    targets, pieces = label_matrix(examples, labels), encode(texts, base.tokenizer, windows)
     if optim.teacher or optim.recombine:
-        whole = [[token for window in one for token in window] for one in encode(texts, base.tokenizer, windows)]
+        whole = [[token for window in one for token in window] for one in pieces]
         groups = [example.group or example.id for example in examples]
         teacher = Teacher(whole, targets, groups, _views(base, windows, optim), unseen=bool(optim.teacher))
         if teacher.unseen is not None:
@@ -143,6 +145,7 @@ def training_texts(
             )
     return VariedTexts(
         texts,
+        pieces,
         targets,
         tokenizer=base.tokenizer,
         windows=windows,
