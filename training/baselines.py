@@ -38,7 +38,7 @@ from training.data import Corpus, label_matrix, load_corpus
 from training.errors import UserError, command
 from training.figures import evaluation
 from training.fit import fit, seed_everything
-from training.intervals import RESAMPLES, macro_average_precision, paired_bootstrap
+from training.intervals import RESAMPLES, macro_average_precision, of_sample, paired_bootstrap
 from training.labels import Labels, load_labels
 from training.model import BaseModel, Windows, encode, load_base, score, windows_of
 from training.perturb import PERTURBATIONS
@@ -227,7 +227,7 @@ def _run(name: str, seed: int | None, task: Task, split: str) -> tuple[dict[str,
     again, truth = scorer(respelled(task.texts(split)))[:, :categories], task.truth(split)[:, :categories]
     figures = {
         **_figures(metrics[split]),
-        "respelled_average_precision": _macro_average_precision(truth, again),
+        "respelled_average_precision": of_sample(macro_average_precision(truth, again), len(truth)),
         "fit_seconds": fit_seconds,
         "ms_per_text": ms_per_text[split],
     }
@@ -290,16 +290,11 @@ def _fit_linear(task: Task, features: Callable[..., Any], make: Callable[..., An
         return np.stack([decide(rows) for decide in fitted[c]], axis=1)
 
     def validation(c: float) -> float:
-        return _macro_average_precision(truth[:, :categories], scores(c, held)[:, :categories]) or 0.0
+        macro = macro_average_precision(truth[:, :categories], scores(c, held)[:, :categories])
+        return of_sample(macro, len(truth)) or 0.0
 
     best = max(grid, key=validation)
     return lambda texts: scores(best, features(texts)), {"C": best}
-
-
-def _macro_average_precision(truth: Array, scores: Array) -> float | None:
-    """None where no label has positives."""
-    value = float(macro_average_precision(truth, scores)(np.ones((1, len(truth))))[0])
-    return None if np.isnan(value) else value
 
 
 def _fit_label(classifier: Any, features: Any, target: Array) -> Callable[[Any], Array]:

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from training.cards import SPLITS
 from training.config import load_config
 from training.data import Corpus, load_corpus
@@ -28,6 +26,7 @@ from training.intervals import (
     average_precisions,
     macro_average_precision,
     macro_of,
+    of_sample,
     paired_difference,
     share,
 )
@@ -150,8 +149,7 @@ def _of_category(side: Judged, column: int) -> dict[str, Statistic]:
 def _gain(name: str, pair: Sequence[Statistic], groups: Sequence[str], resamples: int) -> dict[str, Any]:
     """Of A's statistic and B's: both figures on the texts as they are, the difference and what it says."""
     found = paired_difference(pair[1:], pair[:1], groups, resamples=resamples)
-    whole = [float(statistic(np.ones((1, len(groups))))[0]) for statistic in pair]
-    a, b = (None if np.isnan(value) else value for value in whole)
+    a, b = (of_sample(statistic, len(groups)) for statistic in pair)
     gained = {key: found[key] for key in ("difference", "low", "high")}
     return {"a": a, "b": b, **gained, "verdict": _verdict(name, found["low"], found["high"])}
 

@@ -59,6 +59,12 @@ def _of_draws(statistic: Statistic, owner: NDArray[np.intp], draws: NDArray[np.i
     return statistic(distinct[:, owner].astype(np.float64))[position.ravel()]
 
 
+def of_sample(statistic: Statistic, examples: int) -> float | None:
+    """A statistic of one figure, of the sample as it is; None where it is undefined."""
+    value = float(statistic(np.ones((1, examples)))[0])
+    return None if np.isnan(value) else value
+
+
 def interval(values: Array | None) -> list[float] | None:
     """The middle 95 % of one figure's resamples; None without resamples or with too many undefined."""
     if values is None or np.isnan(values).mean() > MOST_UNDEFINED:
@@ -181,9 +187,9 @@ def paired_difference(
         means = [np.mean([statistic(weights) for statistic in runs], axis=0) for runs in (ours, theirs)]
         return np.asarray(means[0] - means[1])
 
-    whole = float(difference(np.ones((1, len(groups))))[0])
+    whole = of_sample(difference, len(groups))
     low, high = interval(resample(difference, groups, resamples=resamples, seed=seed)) or (None, None)
-    return {"difference": None if np.isnan(whole) else whole, "low": low, "high": high, "groups": len(set(groups))}
+    return {"difference": whole, "low": low, "high": high, "groups": len(set(groups))}
 
 
 def _ratio(part: Array, whole: Array) -> Array:
